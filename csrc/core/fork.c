@@ -1,0 +1,41 @@
+#include "fork.h"
+
+#include "callsite.h"
+#include "collector.h"
+#include "span.h"
+
+#include <pthread.h>
+
+static void before(void) {
+    sp_collector_lock();
+    sp_spans_lock();
+    sp_threads_lock();
+    sp_paths_lock();
+    sp_callsite_lock();
+}
+
+static void after_in_parent(void) {
+    sp_callsite_unlock();
+    sp_paths_unlock();
+    sp_threads_unlock();
+    sp_spans_unlock();
+    sp_collector_unlock();
+}
+
+static void after_in_child(void) {
+    sp_callsite_relock_in_child();
+    sp_paths_relock_in_child();
+    sp_threads_relock_in_child();
+    sp_spans_relock_in_child();
+    sp_session_restart_in_child();
+    sp_collector_relock_in_child();
+}
+
+static void install(void) {
+    pthread_atfork(before, after_in_parent, after_in_child);
+}
+
+void sp_fork_install(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install);
+}

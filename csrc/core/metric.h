@@ -1,0 +1,67 @@
+/* The one table of what spanprof measures; every writer works from it.
+ *
+ * A metric is one stored number per node; a series is what users and files
+ * show: a metric, or the sum of several. A new metric is a row in SP_METRICS
+ * and one in SP_SERIES, and the line in span.c or profile.c that fills it. */
+#ifndef SPANPROF_CORE_METRIC_H
+#define SPANPROF_CORE_METRIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*        id            name           */
+#define SP_METRICS(X)                  \
+    X(CALLS, "calls")                  \
+    X(WALL_BUSY, "wall_busy")          \
+    X(WALL_IDLE, "wall_idle")          \
+    X(CPU_USER, "cpu_user")            \
+    X(CPU_SYSTEM, "cpu_system")        \
+    X(ALLOC_OBJECTS, "alloc_objects")  \
+    X(ALLOC_SPACE, "alloc_space")
+
+enum sp_metric {
+#define X(id, name) SP_##id,
+    SP_METRICS(X)
+#undef X
+        SP_METRIC_COUNT
+};
+
+/* Series measured and written together; the order of files and columns. */
+enum sp_kind { SP_KIND_CALLS, SP_KIND_WALL, SP_KIND_CPU, SP_KIND_ALLOC, SP_KIND_COUNT };
+
+#define SP_BIT(n) (1u << (n))
+
+/*    name             unit           kind           sum of metrics                  */
+#define SP_SERIES(X)                                                                  \
+    X("calls",         "count",       SP_KIND_CALLS, SP_BIT(SP_CALLS))                \
+    X("wall",          "nanoseconds", SP_KIND_WALL,                                   \
+      SP_BIT(SP_WALL_BUSY) | SP_BIT(SP_WALL_IDLE))                                    \
+    X("wall_busy",     "nanoseconds", SP_KIND_WALL,  SP_BIT(SP_WALL_BUSY))            \
+    X("wall_idle",     "nanoseconds", SP_KIND_WALL,  SP_BIT(SP_WALL_IDLE))            \
+    X("cpu",           "nanoseconds", SP_KIND_CPU,                                    \
+      SP_BIT(SP_CPU_USER) | SP_BIT(SP_CPU_SYSTEM))                                    \
+    X("cpu_system",    "nanoseconds", SP_KIND_CPU,   SP_BIT(SP_CPU_SYSTEM))           \
+    X("cpu_user",      "nanoseconds", SP_KIND_CPU,   SP_BIT(SP_CPU_USER))             \
+    X("alloc_objects", "count",       SP_KIND_ALLOC, SP_BIT(SP_ALLOC_OBJECTS))        \
+    X("alloc_space",   "bytes",       SP_KIND_ALLOC, SP_BIT(SP_ALLOC_SPACE))
+
+struct sp_series {
+    const char *name;
+    const char *unit;
+    enum sp_kind kind;
+    unsigned metrics; /* bits of enum sp_metric */
+};
+
+extern const char *const sp_metric_names[SP_METRIC_COUNT];
+extern const char *const sp_kind_names[SP_KIND_COUNT];
+extern const struct sp_series sp_series[];
+extern const size_t sp_series_count;
+
+/* The kind of that name, or -1. */
+int sp_kind_find(const char *name);
+
+/* The value of a series, given one value per metric. */
+int64_t sp_series_value(const struct sp_series *series,
+                        const int64_t values[SP_METRIC_COUNT]);
+
+#endif

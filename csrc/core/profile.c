@@ -1,0 +1,213 @@
+#include "profile.h"
+
+#include "table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct sp_profile *sp_profile_new(uint32_t count) {
+    struct sp_profile *profile =
+        malloc(sizeof *profile + (size_t)count * sizeof profile->nodes[0]);
+    if (profile != NULL) {
+        memset(profile, 0, sizeof *profile);
+        profile->count = count;
+    }
+    return profile;
+}
+
+struct sp_profile *sp_profile_copy(const struct sp_profile *profile) {
+    struct sp_profile *result = sp_profile_new(profile->count);
+    if (result != NULL)
+        memcpy(result, profile,
+               sizeof *profile + profile->count * sizeof profile->nodes[0]);
+    return result;
+}
+
+void sp_profile_free(struct sp_profile *profile) {
+    free(profile);
+}
+
+bool sp_node_empty(const struct sp_node *node) {
+    for (int i = 0; i < SP_METRIC_COUNT; i++)
+        if (node->value[i] != 0) return false;
+    return true;
+}
+
+int64_t sp_profile_total(const struct sp_profile *profile,
+                         const struct sp_series *series) {
+    int64_t total = 0;
+    for (uint32_t n = 0; n < profile->count; n++)
+        total += sp_series_value(series, profile->nodes[n].value);
+    return total;
+}
+
+bool sp_profile_prune(struct sp_profile *profile) {
+    uint32_t count = profile->count;
+    int32_t *moved = calloc(count + 1u, sizeof *moved);
+    if (moved == NULL) return false;
+    for (uint32_t n = count; n-- > 0;) {
+        const struct sp_node *node = &profile->nodes[n];
+        if (moved[n] == 0 && sp_node_empty(node)) continue;
+        moved[n] = 1;
+        if (node->parent >= 0) moved[node->parent] = 1;
+    }
+    uint32_t kept = 0;
+    for (uint32_t n = 0; n < count; n++) {
+        if (!moved[n]) continue;
+        struct sp_node node = profile->nodes[n];
+        if (node.parent >= 0) node.parent = moved[node.parent];
+        moved[n] = (int32_t)kept;
+        profile->nodes[kept++] = node;
+    }
+    profile->count = kept;
+    free(moved);
+    return true;
+}
+
+/* --- arithmetic ----------------------------------------------------------- */
+
+struct merger {
+    struct sp_profile *result;
+    struct sp_table table;
+    uint32_t *next;
+};
+
+static uint32_t hash_node(int32_t parent, uint32_t callsite, uint32_t labels) {
+    return (uint32_t)sp_mix(sp_key_make(callsite, labels) +
+                            ((uint64_t)(uint32_t)parent << 17));
+}
+
+/* The result's node of that stack, made with zero values if new. Node n is
+ * number n + 1 in the table. -1 out of memory. */
+static int32_t merger_node(struct merger *m, int32_t parent, uint32_t callsite,
+                           uint32_t labels) {
+    uint32_t hash = hash_node(parent, callsite, labels);
+    struct sp_node *nodes = m->result->nodes;
+    for (uint32_t n = sp_table_first(&m->table, hash); n != 0; n = m->next[n]) {
+        const struct sp_node *node = &nodes[n - 1];
+        if (node->parent == parent && node->callsite == callsite &&
+            node->labels == labels)
+            return (int32_t)(n - 1);
+    }
+    if (sp_table_full(&m->table)) {
+        if (!sp_table_grow(&m->table)) return -1;
+        for (uint32_t n = 1; n <= m->result->count; n++)
+            m->next[n] = sp_table_push(
+                &m->table,
+                hash_node(nodes[n - 1].parent, nodes[n - 1].callsite, nodes[n - 1].labels),
+                n);
+    }
+    uint32_t number = ++m->result->count;
+    nodes[number - 1] = (struct sp_node){parent, callsite, labels, {0}};
+    m->next[number] = sp_table_push(&m->table, hash, number);
+    return (int32_t)(number - 1);
+}
+
+static bool merger_add(struct merger *m, const struct sp_profile *profile, int sign) {
+    int32_t *place = malloc((profile->count + 1u) * sizeof *place);
+    if (place == NULL) return false;
+    for (uint32_t n = 0; n < profile->count; n++) {
+        const struct sp_node *node = &profile->nodes[n];
+        int32_t parent = node->parent < 0 ? -1 : place[node->parent];
+        place[n] = merger_node(m, parent, node->callsite, node->labels);
+        if (place[n] < 0) {
+            free(place);
+            return false;
+        }
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            m->result->nodes[place[n]].value[i] += sign * node->value[i];
+    }
+    free(place);
+    return true;
+}
+
+static void merge_times(struct sp_profile *result, const struct sp_profile *a,
+                        const struct sp_profile *b, int sign) {
+    uint64_t a_end = a->start_unix + a->duration;
+    uint64_t b_end = b->start_unix + b->duration;
+    uint64_t end = a_end;
+    if (sign > 0) {
+        result->start_unix = a->start_unix < b->start_unix ? a->start_unix : b->start_unix;
+        if (b_end > end) end = b_end;
+    } else {
+        /* Later minus earlier of one session; else the first one's own time. */
+        bool nested = a->start_unix == b->start_unix && b_end <= a_end;
+        result->start_unix = nested ? b_end : a->start_unix;
+    }
+    result->duration = end - result->start_unix;
+}
+
+struct sp_profile *sp_profile_merge(const struct sp_profile *a,
+                                    const struct sp_profile *b, int sign) {
+    uint32_t most = a->count + b->count;
+    struct merger m = {sp_profile_new(most), {NULL, 0, 0},
+                       malloc((most + 1u) * sizeof(uint32_t))};
+    bool done = m.result != NULL && m.next != NULL;
+    if (done) {
+        m.result->count = 0;
+        m.result->kinds = a->kinds | b->kinds;
+        merge_times(m.result, a, b, sign);
+        done = merger_add(&m, a, 1) && merger_add(&m, b, sign) && sp_profile_prune(m.result);
+    }
+    sp_table_free(&m.table);
+    free(m.next);
+    if (!done) {
+        sp_profile_free(m.result);
+        return NULL;
+    }
+    return m.result;
+}
+
+struct weighed {
+    double weight;
+    uint32_t node;
+};
+
+static int heavier_first(const void *a, const void *b) {
+    const struct weighed *x = a, *y = b;
+    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
+    return (x->node > y->node) - (x->node < y->node);
+}
+
+static uint32_t weigh(const struct sp_profile *profile, struct weighed *weighed) {
+    double total[SP_METRIC_COUNT] = {0};
+    for (uint32_t n = 0; n < profile->count; n++)
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            total[i] += (double)profile->nodes[n].value[i];
+    uint32_t count = 0;
+    for (uint32_t n = 0; n < profile->count; n++) {
+        if (sp_node_empty(&profile->nodes[n])) continue;
+        double weight = 0;
+        for (int i = 0; i < SP_METRIC_COUNT; i++) {
+            double share = total[i] > 0 ? (double)profile->nodes[n].value[i] / total[i] : 0;
+            if (share > weight) weight = share;
+        }
+        weighed[count++] = (struct weighed){weight, n};
+    }
+    qsort(weighed, count, sizeof *weighed, heavier_first);
+    return count;
+}
+
+int sp_profile_split(const struct sp_profile *profile, uint32_t most,
+                     struct sp_profile **first, struct sp_profile **rest) {
+    *first = *rest = NULL;
+    struct weighed *weighed = malloc((profile->count + 1u) * sizeof *weighed);
+    if (weighed == NULL) return -1;
+    uint32_t count = weigh(profile, weighed);
+    bool done = (*first = sp_profile_copy(profile)) != NULL;
+    if (done && count > most) {
+        done = (*rest = sp_profile_copy(profile)) != NULL;
+        for (uint32_t i = 0; done && i < count; i++) {
+            struct sp_profile *other = i < most ? *rest : *first;
+            memset(other->nodes[weighed[i].node].value, 0,
+                   sizeof other->nodes[0].value);
+        }
+        done = done && sp_profile_prune(*first) && sp_profile_prune(*rest);
+    }
+    free(weighed);
+    if (done) return 0;
+    sp_profile_free(*first);
+    sp_profile_free(*rest);
+    *first = *rest = NULL;
+    return -1;
+}

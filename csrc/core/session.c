@@ -1,0 +1,44 @@
+#include "session.h"
+
+#include "callsite.h"
+#include "calltree.h"
+#include "clock.h"
+#include "stats.h"
+#include <time.h>
+
+_Atomic uint32_t sp_session_generation;
+struct sp_session_config sp_session_config;
+uint64_t sp_session_started_wall;
+uint64_t sp_session_started_unix;
+
+static uint32_t last_generation;
+
+uint64_t sp_unix_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int sp_session_begin(const struct sp_session_config *config) {
+    if (sp_session_running() != 0) return -1;
+    sp_clock_setup();
+    sp_session_config = *config;
+    sp_labels_begin();
+    sp_paths_reset(config->max_nodes);
+    sp_session_started_unix = sp_unix_now();
+    sp_session_started_wall = sp_clock_wall();
+    if (++last_generation == 0) last_generation = 1;
+    sp_count(&sp_stats.sessions);
+    atomic_store_explicit(&sp_session_generation, last_generation,
+                          memory_order_release);
+    return 0;
+}
+
+void sp_session_end(void) {
+    atomic_store_explicit(&sp_session_generation, 0, memory_order_release);
+}
+
+void sp_session_restart_in_child(void) {
+    sp_session_started_unix = sp_unix_now();
+    sp_session_started_wall = sp_clock_wall();
+}

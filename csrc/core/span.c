@@ -1,0 +1,327 @@
+#include "span.h"
+
+#include "stats.h"
+
+#include <pthread.h>
+
+void (*sp_span_release)(struct sp_span *span);
+
+static void set_state(struct sp_span *span, enum sp_span_state state) {
+    atomic_store_explicit(&span->state, (unsigned char)state, memory_order_relaxed);
+}
+
+static uint32_t generation_of(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+}
+
+static struct sp_cell *current_cell(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->cell, memory_order_relaxed);
+}
+
+/* --- user and system ------------------------------------------------------ */
+
+/* Share the system time since the last call over the CPU time that the touched
+ * cells used meanwhile. The clock's slow path has just brought getrusage up to
+ * date. What the kernel books later than it happened waits for the next round. */
+static SP_COLD void split_system(struct sp_thread *thread) {
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < thread->split_count; i++) {
+        const struct sp_split_entry *entry = &thread->split[i];
+        used += sp_load(&entry->cell->value[SP_VALUE_CPU]) - entry->cpu_before;
+    }
+    uint64_t system = sp_clock_system(&thread->clock);
+    uint64_t due = system > thread->system_seen ? system - thread->system_seen : 0;
+    if (due > used) due = used;
+    thread->system_seen += due;
+
+    /* Shares are differences of rounded running sums: they add up to `due`. */
+    uint64_t used_so_far = 0, given = 0;
+    for (uint32_t i = 0; i < thread->split_count && due > 0; i++) {
+        const struct sp_split_entry *entry = &thread->split[i];
+        used_so_far += sp_load(&entry->cell->value[SP_VALUE_CPU]) - entry->cpu_before;
+        uint64_t upto = (uint64_t)((unsigned __int128)due * used_so_far / used);
+        sp_add(&entry->cell->value[SP_VALUE_SYSTEM], upto - given);
+        given = upto;
+    }
+    thread->split_count = 0;
+    thread->split_round++;
+}
+
+static SP_COLD void split_touch(struct sp_thread *thread, struct sp_cell *cell) {
+    if (thread->split_count == SP_SPLIT_CELLS) {
+        uint64_t cpu; /* read only to bring getrusage up to date */
+        sp_clock_cpu_of(&thread->clock, &cpu);
+        split_system(thread);
+    }
+    cell->split = thread->split_round;
+    thread->split[thread->split_count++] =
+        (struct sp_split_entry){cell, sp_load(&cell->value[SP_VALUE_CPU])};
+}
+
+/* --- the boundary --------------------------------------------------------- */
+
+/* Charge the time since the last boundary to the cell that ran, make `next` the
+ * running cell. Every enter and exit is this and a push or a pop. */
+static inline void boundary(struct sp_thread *thread, struct sp_cell *next) {
+    struct sp_cell *cell = current_cell(thread);
+    struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
+    struct sp_moment now;
+    bool fresh = sp_clock_now(&thread->clock, &last, &now);
+    bool track_cpu = thread->clock.want_cpu;
+    if (track_cpu && SP_UNLIKELY(cell->split != thread->split_round))
+        split_touch(thread, cell);
+
+    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    sp_add(&cell->value[SP_VALUE_BUSY], now.wall - last.wall);
+    if (track_cpu) sp_add(&cell->value[SP_VALUE_CPU], now.cpu - last.cpu);
+    sp_store(&thread->at_wall, now.wall);
+    sp_store(&thread->at_cpu, now.cpu);
+    atomic_store_explicit(&thread->cell, next, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
+
+    if (SP_UNLIKELY(fresh)) split_system(thread);
+}
+
+static inline void set_alloc_cell(struct sp_thread *thread, struct sp_cell *cell) {
+    thread->alloc_cell =
+        thread->track_allocations && cell->path != SP_PATH_ROOT ? cell : NULL;
+}
+
+static inline void push(struct sp_thread *thread, struct sp_span *span,
+                        struct sp_cell *cell) {
+    span->below = thread->top;
+    span->outer = current_cell(thread);
+    span->cell = cell;
+    span->thread = thread;
+    set_state(span, SP_SPAN_ENTERED);
+    boundary(thread, cell);
+    thread->top = span;
+    set_alloc_cell(thread, cell);
+}
+
+static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                          struct sp_cell *cell) {
+    span->id = thread->next_id++;
+    span->key = key;
+    span->path = cell->path;
+    span->generation = generation_of(thread);
+    sp_add(&cell->value[SP_VALUE_CALLS], 1);
+}
+
+void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
+    struct sp_cell *cell = sp_cell_child(&thread->cells, current_cell(thread), key);
+    create(thread, span, key, cell);
+    span->opened = false;
+    push(thread, span, cell);
+}
+
+static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
+                                  const struct sp_span *parent) {
+    /* A parent of another session is unknown here, and no parent is better than
+     * a wrong one. */
+    uint32_t path = parent->generation == generation_of(thread) ? parent->path
+                                                                  : SP_PATH_ROOT;
+    return sp_cell_child(&thread->cells, sp_cell_of_path(&thread->cells, path), key);
+}
+
+void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                         const struct sp_span *parent) {
+    struct sp_cell *cell = cell_under(thread, key, parent);
+    create(thread, span, key, cell);
+    span->opened = false;
+    push(thread, span, cell);
+}
+
+/* --- leaving the stack ---------------------------------------------------- */
+
+static inline void pop(struct sp_thread *thread, struct sp_span *span) {
+    boundary(thread, span->outer);
+    thread->top = span->below;
+    set_alloc_cell(thread, span->outer);
+}
+
+/* Take a span out from under others, which go on running: what they use is
+ * theirs as before, and what comes after them goes to the spans below. */
+static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span *span) {
+    for (struct sp_span *above = thread->top; above != NULL; above = above->below) {
+        if (above->below != span) continue;
+        above->below = span->below;
+        above->outer = span->outer;
+        return true;
+    }
+    return false;
+}
+
+static void settle_after_exit(struct sp_span *span);
+
+SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
+    struct sp_span *span = thread->top;
+    while (span != NULL) {
+        struct sp_span *below = span->below;
+        if (atomic_load_explicit(&span->exit_requested, memory_order_acquire)) {
+            if (span == thread->top)
+                pop(thread, span);
+            else
+                unlink_from_middle(thread, span);
+            settle_after_exit(span);
+            if (sp_span_release != NULL) sp_span_release(span);
+        }
+        span = below;
+    }
+}
+
+static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) {
+    for (const struct sp_span *s = thread->top; s != NULL; s = s->below)
+        if (s == span) return true;
+    return false;
+}
+
+static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
+    if (thread != NULL && span->thread == thread && runs_on(thread, span)) {
+        sp_count(&sp_stats.misnested);
+        if (span == thread->top)
+            pop(thread, span);
+        else
+            unlink_from_middle(thread, span);
+        settle_after_exit(span);
+        return true;
+    }
+    uint32_t running = sp_session_running();
+    if (span->thread != thread && running != 0 && span->generation == running &&
+        sp_span_state(span) == SP_SPAN_ENTERED) {
+        sp_count(&sp_stats.misnested);
+        atomic_store_explicit(&span->exit_requested, true, memory_order_release);
+        sp_thread_poke(span->thread);
+        return false;
+    }
+    /* Of a session that is over, or left behind by a thread that is. */
+    settle_after_exit(span);
+    return true;
+}
+
+bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
+    if (SP_UNLIKELY(thread == NULL || thread->top != span))
+        return exit_out_of_order(thread, span);
+    pop(thread, span);
+    if (SP_LIKELY(!span->opened))
+        set_state(span, SP_SPAN_NONE);
+    else
+        settle_after_exit(span);
+    return true;
+}
+
+struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner) {
+    struct sp_span *span = thread->top;
+    while (span != NULL && span->owner != owner) span = span->below;
+    return span;
+}
+
+SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
+    if (thread->top == NULL) return;
+    boundary(thread, sp_cell_at(&thread->cells, 0));
+    struct sp_span *span = thread->top;
+    thread->top = NULL;
+    thread->alloc_cell = NULL;
+    while (span != NULL) {
+        struct sp_span *below = span->below;
+        settle_after_exit(span);
+        sp_count(&sp_stats.abandoned);
+        span = below;
+    }
+}
+
+/* --- spans that are opened explicitly ------------------------------------- */
+
+/* Guards the list and every opened span's state and idle_since, which the
+ * collector reads in place. Such spans are rare; `with` never comes here. */
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sp_span *open_spans;
+
+static void charge_idle_locked(struct sp_thread *thread, struct sp_span *span,
+                               uint64_t wall) {
+    if (thread == NULL || span->generation != generation_of(thread)) return;
+    uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
+    span->idle_since = wall;
+    if (idle > 0)
+        sp_add(&sp_cell_of_path(&thread->cells, span->path)->value[SP_VALUE_IDLE], idle);
+}
+
+void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                  const struct sp_span *parent) {
+    struct sp_cell *cell =
+        parent != NULL ? cell_under(thread, key, parent)
+                       : sp_cell_child(&thread->cells, current_cell(thread), key);
+    create(thread, span, key, cell);
+    span->opened = true;
+    pthread_mutex_lock(&open_lock);
+    span->idle_since = sp_clock_wall();
+    set_state(span, SP_SPAN_OPEN);
+    span->open_previous = NULL;
+    span->open_next = open_spans;
+    if (open_spans != NULL) open_spans->open_previous = span;
+    open_spans = span;
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
+    struct sp_cell *cell = span->generation == generation_of(thread)
+                               ? sp_cell_of_path(&thread->cells, span->path)
+                               : NULL;
+    if (cell == NULL) return; /* of another session: not recorded */
+    pthread_mutex_lock(&open_lock);
+    charge_idle_locked(thread, span, sp_clock_wall());
+    push(thread, span, cell);
+    pthread_mutex_unlock(&open_lock);
+}
+
+/* `span` has left the stack: an opened one idles again, another is no more. */
+static void settle_after_exit(struct sp_span *span) {
+    atomic_store_explicit(&span->exit_requested, false, memory_order_relaxed);
+    if (!span->opened) {
+        set_state(span, SP_SPAN_NONE);
+        return;
+    }
+    pthread_mutex_lock(&open_lock);
+    span->idle_since = sp_clock_wall();
+    set_state(span, SP_SPAN_OPEN);
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
+    pthread_mutex_lock(&open_lock);
+    charge_idle_locked(thread, span, sp_clock_wall());
+    if (span->open_previous != NULL)
+        span->open_previous->open_next = span->open_next;
+    else if (open_spans == span)
+        open_spans = span->open_next;
+    if (span->open_next != NULL) span->open_next->open_previous = span->open_previous;
+    span->open_previous = span->open_next = NULL;
+    set_state(span, SP_SPAN_NONE);
+    span->opened = false;
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_each_idle(uint32_t generation, uint64_t wall,
+                       void (*visit)(void *context, uint32_t path, uint64_t idle),
+                       void *context) {
+    pthread_mutex_lock(&open_lock);
+    for (const struct sp_span *s = open_spans; s != NULL; s = s->open_next)
+        if (s->generation == generation && sp_span_state(s) == SP_SPAN_OPEN &&
+            wall > s->idle_since)
+            visit(context, s->path, wall - s->idle_since);
+    pthread_mutex_unlock(&open_lock);
+}
+
+/* --- fork ------------------------------------------------------------------ */
+
+void sp_spans_lock(void) {
+    pthread_mutex_lock(&open_lock);
+}
+void sp_spans_unlock(void) {
+    pthread_mutex_unlock(&open_lock);
+}
+void sp_spans_relock_in_child(void) {
+    open_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}

@@ -1,0 +1,89 @@
+/* Spans: create, enter, exit, destroy, and where their time goes.
+ *
+ * The accounting, whole: a thread's time between two boundaries (an enter or an
+ * exit) belongs to the span that was innermost then. Each boundary reads the
+ * clock once and charges the time since the last one to that span's cell. Self
+ * values come out directly, their sum is the time with any span entered by
+ * construction, and nothing is ever subtracted.
+ *
+ * A `struct sp_span` is the caller's memory; it must live until the span is
+ * exited and closed. Functions are called by the thread that `thread` belongs
+ * to. Nothing here blocks but opening, entering and closing a span that was
+ * opened explicitly, which take a short lock. */
+#ifndef SPANPROF_CORE_SPAN_H
+#define SPANPROF_CORE_SPAN_H
+
+#include "thread.h"
+
+enum sp_span_state {
+    SP_SPAN_NONE,    /* not created, or destroyed */
+    SP_SPAN_OPEN,    /* created, not running: idle time counts */
+    SP_SPAN_ENTERED, /* on its thread's running stack */
+};
+
+struct sp_span {
+    struct sp_span *below;  /* the span that ran when this one was entered */
+    struct sp_cell *outer;  /* the cell charged before; `below`'s, or the root */
+    struct sp_cell *cell;   /* its own, while entered */
+    struct sp_thread *thread;
+    void *owner; /* the host's object, for sp_span_release */
+    uint64_t id;
+    uint64_t idle_since; /* wall time, while open and not running */
+    sp_key key;
+    uint32_t path;
+    uint32_t generation;
+    _Atomic unsigned char state;   /* enum sp_span_state */
+    _Atomic bool exit_requested;   /* by another thread than the running one */
+    bool opened;                   /* explicitly: stays open after an exit */
+    struct sp_span *open_previous, *open_next; /* list of opened spans */
+};
+
+static inline enum sp_span_state sp_span_state(const struct sp_span *span) {
+    return (enum sp_span_state)atomic_load_explicit(&span->state, memory_order_relaxed);
+}
+
+/* Called for a span that the core took off the stack on another's behalf (an
+ * exit that another thread asked for), on the running thread. May be NULL. */
+extern void (*sp_span_release)(struct sp_span *span);
+
+/* Create and enter a span below the running one, or below `parent` (which may
+ * run on another thread or have ended; of another session it counts as none). */
+void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key);
+void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                         const struct sp_span *parent);
+
+/* Create a span without entering it. `parent` NULL: the running span. */
+void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                  const struct sp_span *parent);
+
+/* Enter an open span. */
+void sp_span_enter(struct sp_thread *thread, struct sp_span *span);
+
+/* Exit an entered span: an opened one is open again, another is destroyed.
+ * `thread` may be NULL, or another one than the span runs on: then the running
+ * thread takes the span off at its next boundary, and false is returned (the
+ * span's memory must stay until sp_span_release). */
+bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
+
+/* Destroy a span that is open and not entered. `thread` may be NULL. */
+void sp_span_close(struct sp_thread *thread, struct sp_span *span);
+
+/* The innermost running span whose owner is `owner`, or NULL. */
+struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner);
+
+/* For thread.c: the spans that other threads asked to be exited; the end of the
+ * thread or of its session. */
+void sp_span_exit_requested(struct sp_thread *thread);
+void sp_span_abandon_all(struct sp_thread *thread);
+
+/* For profile.c: visits every opened span of the generation that is idle. */
+void sp_span_each_idle(uint32_t generation, uint64_t wall,
+                       void (*visit)(void *context, uint32_t path, uint64_t idle),
+                       void *context);
+
+/* Fork: taken before, released after in the parent, made anew in the child. */
+void sp_spans_lock(void);
+void sp_spans_unlock(void);
+void sp_spans_relock_in_child(void);
+
+#endif

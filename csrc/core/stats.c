@@ -1,0 +1,3 @@
+#include "stats.h"
+
+struct sp_stats sp_stats;

@@ -1,0 +1,193 @@
+#include "thread.h"
+
+#include "span.h"
+#include "stats.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+SP_TLS struct sp_thread *sp_thread_self;
+_Atomic uint32_t sp_site_epoch = 1;
+
+/* Guards the free list and the making of states. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic(struct sp_thread *) registry;
+static struct sp_thread *free_list;
+static uint64_t serial;
+
+/* Its destructor tells us that a thread ends. */
+static pthread_key_t exit_key;
+static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
+
+static void release_locked(struct sp_thread *thread) {
+    atomic_store_explicit(&thread->alive, false, memory_order_relaxed);
+    thread->next_free = free_list;
+    free_list = thread;
+}
+
+static void end(struct sp_thread *thread) {
+    sp_span_abandon_all(thread);
+    pthread_mutex_lock(&lock);
+    release_locked(thread);
+    pthread_mutex_unlock(&lock);
+    sp_count(&sp_stats.threads_ended);
+}
+
+/* Runs while the thread dies, perhaps after the interpreter has: touches
+ * nothing but our own memory. */
+static void on_thread_exit(void *value) {
+    sp_thread_self = NULL;
+    end(value);
+}
+
+static void make_exit_key(void) {
+    pthread_key_create(&exit_key, on_thread_exit);
+}
+
+/* A state of an ended thread, or a new one; NULL out of memory. */
+static struct sp_thread *acquire(void) {
+    pthread_mutex_lock(&lock);
+    struct sp_thread *thread = free_list;
+    if (thread != NULL) {
+        free_list = thread->next_free;
+    } else if ((thread = calloc(1, sizeof *thread)) != NULL) {
+        /* 2^36 ids for each state, so that no two threads share a counter. */
+        thread->next_id = (++serial << 36) + 1;
+        thread->next = atomic_load_explicit(&registry, memory_order_relaxed);
+        atomic_store_explicit(&registry, thread, memory_order_release);
+    }
+    if (thread != NULL) {
+        thread->next_free = NULL;
+        thread->is_profilers = false;
+        atomic_store_explicit(&thread->generation, 0, memory_order_relaxed);
+        atomic_store_explicit(&thread->alive, true, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&lock);
+    if (thread != NULL) sp_count(&sp_stats.threads_attached);
+    return thread;
+}
+
+/* Start the thread's clocks here and now, at the root. */
+static void settle(struct sp_thread *thread) {
+    struct sp_moment now;
+    sp_clock_attach(&thread->clock, sp_session_config.track_cpu, &now);
+    thread->system_seen =
+        sp_session_config.track_cpu ? sp_clock_system(&thread->clock) : 0;
+    thread->split_count = 0;
+    thread->split_round++;
+    sp_store(&thread->at_wall, now.wall);
+    sp_store(&thread->at_cpu, now.cpu);
+    atomic_store_explicit(&thread->cell, sp_cell_at(&thread->cells, 0),
+                          memory_order_release);
+    thread->alloc_cell = NULL;
+    thread->track_allocations = sp_session_config.track_allocations;
+}
+
+/* Leave what belongs to another session behind. */
+static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
+    atomic_store_explicit(&thread->data_generation, 0, memory_order_release);
+    /* Its spans stay entered until they exit, which will find them gone. */
+    thread->top = NULL;
+    thread->alloc_cell = NULL;
+    if (!sp_cells_reset(&thread->cells)) {
+        sp_count(&sp_stats.out_of_memory);
+        return false;
+    }
+    settle(thread);
+    atomic_store_explicit(&thread->data_generation, generation, memory_order_release);
+    return true;
+}
+
+SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
+    struct sp_thread *thread = sp_thread_self;
+    bool adopted = thread == NULL;
+    if (adopted) {
+        pthread_once(&exit_key_once, make_exit_key);
+        thread = acquire();
+        if (thread == NULL) {
+            sp_count(&sp_stats.out_of_memory);
+            return NULL;
+        }
+        sp_thread_self = thread;
+        pthread_setspecific(exit_key, thread);
+    }
+    if (thread->is_profilers) return NULL;
+    if (atomic_load_explicit(&thread->data_generation, memory_order_relaxed) !=
+        generation) {
+        if (!enter_generation(thread, generation)) return NULL;
+    } else if (adopted) {
+        settle(thread); /* goes on with the values of a thread that has ended */
+    }
+    atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
+    sp_span_exit_requested(thread);
+    return thread;
+}
+
+void sp_thread_set_profilers(void) {
+    pthread_once(&exit_key_once, make_exit_key);
+    struct sp_thread *thread = sp_thread_self;
+    if (thread == NULL && (thread = acquire()) == NULL) return;
+    thread->is_profilers = true;
+    sp_thread_self = thread;
+    pthread_setspecific(exit_key, thread);
+}
+
+void sp_thread_poke(struct sp_thread *thread) {
+    atomic_store_explicit(&thread->generation, 0, memory_order_seq_cst);
+}
+
+struct sp_thread *sp_thread_list(void) {
+    return atomic_load_explicit(&registry, memory_order_acquire);
+}
+
+struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation) {
+    struct sp_thread *thread = acquire();
+    if (thread == NULL) return NULL;
+    thread->clock.key = key;
+    if (!enter_generation(thread, generation)) return NULL;
+    atomic_store_explicit(&thread->generation, generation, memory_order_relaxed);
+    return thread;
+}
+
+void sp_thread_end_detached(struct sp_thread *thread) {
+    end(thread);
+    thread->clock.key = NULL;
+}
+
+void sp_threads_lock(void) {
+    pthread_mutex_lock(&lock);
+}
+void sp_threads_unlock(void) {
+    pthread_mutex_unlock(&lock);
+}
+
+static void zero_values(struct sp_thread *thread) {
+    uint32_t count = atomic_load_explicit(&thread->cells.count, memory_order_relaxed);
+    for (uint32_t n = 0; n < count; n++) {
+        struct sp_cell *cell = sp_cell_at(&thread->cells, n);
+        for (int i = 0; i < SP_VALUE_COUNT; i++) sp_store(&cell->value[i], 0);
+    }
+}
+
+void sp_threads_relock_in_child(void) {
+    lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    free_list = NULL;
+    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next) {
+        if (t == sp_thread_self) continue;
+        /* The parent reports what these threads did, and no other will. */
+        t->top = NULL;
+        t->alloc_cell = NULL;
+        atomic_store_explicit(&t->data_generation, 0, memory_order_relaxed);
+        release_locked(t);
+    }
+    struct sp_thread *self = sp_thread_self;
+    if (self == NULL) return;
+    /* The caller's open spans go on, from zero, on the child's own clocks. */
+    struct sp_cell *cell = atomic_load_explicit(&self->cell, memory_order_relaxed);
+    struct sp_cell *alloc_cell = self->alloc_cell;
+    if (cell == NULL) return;
+    zero_values(self);
+    settle(self);
+    atomic_store_explicit(&self->cell, cell, memory_order_relaxed);
+    self->alloc_cell = alloc_cell;
+}

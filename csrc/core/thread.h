@@ -1,0 +1,128 @@
+/* One state for each thread that opens spans.
+ *
+ * States are registered once and never freed: when a thread ends, its state,
+ * values and all, goes to the next thread that comes. Values by node add up the
+ * same whichever thread held them, and a program that runs ten thousand threads
+ * one after the other holds one state. */
+#ifndef SPANPROF_CORE_THREAD_H
+#define SPANPROF_CORE_THREAD_H
+
+#include "calltree.h"
+#include "clock.h"
+#include "session.h"
+
+struct sp_span;
+
+/* Cells that used CPU since the thread's system time was last read. */
+#define SP_SPLIT_CELLS 64u
+
+struct sp_split_entry {
+    struct sp_cell *cell;
+    uint64_t cpu_before; /* the cell's CPU time when it was first touched */
+};
+
+/* A small cache for the binding: which callsite an instruction is. See
+ * sp_site_find. */
+#define SP_SITES 128u
+
+struct sp_site {
+    const void *place; /* the instruction */
+    const void *name;  /* of the span; NULL in an empty entry */
+    uint32_t callsite;
+};
+
+/* Written by the owning thread alone unless said otherwise. What the collector
+ * reads is atomic; `sequence` is odd while the owner moves from one span to
+ * another, and lets the collector read `cell`, `at_wall` and `at_cpu` as one. */
+struct sp_thread {
+    struct sp_clock clock;
+    _Atomic uint32_t sequence;
+    /* The generation that the data below belong to; 0 makes the owner take the
+     * slow path once. Other threads may write that 0 (sp_thread_poke). */
+    _Atomic uint32_t generation;
+    sp_counter at_wall, at_cpu; /* the last boundary: all before is charged */
+    _Atomic(struct sp_cell *) cell;
+    struct sp_span *top; /* innermost running span */
+    /* Where the allocation hooks count: `cell`, or NULL (no span, not tracked,
+     * or the profiler itself at work). */
+    struct sp_cell *alloc_cell;
+    uint64_t next_id;
+    bool track_allocations;
+    bool is_profilers; /* the reporter thread: its spans are not recorded */
+
+    _Atomic uint32_t data_generation; /* as `generation`, without the pokes */
+    struct sp_cells cells;
+
+    struct sp_split_entry split[SP_SPLIT_CELLS];
+    uint32_t split_count;
+    uint32_t split_round;
+    uint64_t system_seen;  /* system CPU time that has been shared out */
+
+    struct sp_site sites[SP_SITES];
+    uint32_t site_epoch;
+
+    /* The registry: `next` never changes once published; `next_free` and
+     * `alive` under its lock. */
+    struct sp_thread *next;
+    struct sp_thread *next_free;
+    _Atomic bool alive;
+};
+
+extern SP_TLS struct sp_thread *sp_thread_self;
+
+/* The calling thread's state, ready for the running session `generation`. NULL
+ * out of memory. Slow: called when sp_thread_self is missing or of another
+ * generation. */
+struct sp_thread *sp_thread_join(uint32_t generation);
+
+/* The calling thread's state for the running session, or NULL: no session, the
+ * profiler's own thread, or out of memory. */
+static inline struct sp_thread *sp_thread_current(void) {
+    uint32_t generation =
+        atomic_load_explicit(&sp_session_generation, memory_order_relaxed);
+    if (generation == 0) return NULL;
+    struct sp_thread *thread = sp_thread_self;
+    if (SP_LIKELY(thread != NULL && atomic_load_explicit(&thread->generation,
+                                                         memory_order_relaxed) ==
+                                        generation))
+        return thread;
+    return sp_thread_join(generation);
+}
+
+/* Mark the calling thread as the profiler's own. */
+void sp_thread_set_profilers(void);
+
+/* Any thread: have `thread` take the slow path at its next span. */
+void sp_thread_poke(struct sp_thread *thread);
+
+/* All states ever made, newest first; the list only grows at its head. */
+struct sp_thread *sp_thread_list(void);
+
+/* A state that no OS thread owns, for tests that play several threads in one.
+ * `key` goes to the injected clock source. Joined to `generation`. */
+struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation);
+void sp_thread_end_detached(struct sp_thread *thread);
+
+/* Fork: taken before, released after in the parent; in the child every state
+ * but the caller's is emptied, and the caller's values start from zero. */
+void sp_threads_lock(void);
+void sp_threads_unlock(void);
+void sp_threads_relock_in_child(void);
+
+/* --- which callsite an instruction is ------------------------------------- */
+
+/* Bumped when some code object dies, before its address can be another's. */
+extern _Atomic uint32_t sp_site_epoch;
+
+/* The cache entry for an instruction; it holds if place and name match. */
+static inline struct sp_site *sp_site_find(struct sp_thread *thread, const void *place) {
+    uint32_t epoch = atomic_load_explicit(&sp_site_epoch, memory_order_relaxed);
+    if (SP_UNLIKELY(thread->site_epoch != epoch)) {
+        for (size_t i = 0; i < SP_SITES; i++) thread->sites[i].name = NULL;
+        thread->site_epoch = epoch;
+    }
+    uintptr_t address = (uintptr_t)place;
+    return &thread->sites[(address >> 1 ^ address >> 8) % SP_SITES];
+}
+
+#endif

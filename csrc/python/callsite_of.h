@@ -1,0 +1,25 @@
+/* From a place in Python code to a callsite of the core. */
+#ifndef SPANPROF_PYTHON_CALLSITE_OF_H
+#define SPANPROF_PYTHON_CALLSITE_OF_H
+
+#include "state.h"
+
+#include "../core/thread.h"
+
+/* The callsite of the instruction that called us, under that name. Needs a
+ * thread state, never fails, leaves no exception. */
+uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *thread,
+                                 const void *place, PyObject *name);
+
+static inline uint32_t callsite_of_caller(ModuleState *state, struct sp_thread *thread,
+                                          PyObject *name) {
+    const void *place = compat_caller_place();
+    const struct sp_site *site = sp_site_find(thread, place);
+    if (SP_LIKELY(site->name == name && site->place == place)) return site->callsite;
+    return callsite_of_caller_slow(state, thread, place, name);
+}
+
+/* The callsite of a function that is decorated. */
+uint32_t callsite_of_function(PyObject *function, PyObject *name);
+
+#endif

@@ -1,0 +1,99 @@
+/* All that spanprof knows about CPython versions. Nothing else tests
+ * PY_VERSION_HEX or Py_GIL_DISABLED. */
+#ifndef SPANPROF_PYTHON_COMPAT_H
+#define SPANPROF_PYTHON_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <structmember.h>
+
+/* Where frames are laid out as their minor version's headers say, one load tells
+ * which instruction runs. From 3.14 on, and where each thread may have bytecode
+ * of its own, only the interpreter's functions do. */
+#if PY_VERSION_HEX < 0x030e0000 && !defined(Py_GIL_DISABLED)
+#define SPANPROF_READS_FRAMES 1
+#define Py_BUILD_CORE 1
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <internal/pycore_frame.h>
+#pragma GCC diagnostic pop
+#undef Py_BUILD_CORE
+#else
+#define SPANPROF_READS_FRAMES 0
+#endif
+
+/* Up to 3.13, `with` builds two bound methods unless __enter__ and __exit__ are
+ * descriptors that return the object itself (docs/internals/with-statement.md).
+ * From 3.14 on it binds nothing for ordinary methods. */
+#define SPANPROF_SELF_DESCRIPTORS (PY_VERSION_HEX < 0x030e0000)
+
+/* One list of spare objects per interpreter needs the GIL. */
+#ifdef Py_GIL_DISABLED
+#define SPANPROF_FREE_LIST 0
+#else
+#define SPANPROF_FREE_LIST 64
+#endif
+
+/* An object's own state, against other threads on free-threaded builds. */
+#if PY_VERSION_HEX >= 0x030d0000
+#define SPANPROF_LOCK(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define SPANPROF_UNLOCK() Py_END_CRITICAL_SECTION()
+#else
+#define SPANPROF_LOCK(object) {
+#define SPANPROF_UNLOCK() }
+#endif
+
+static inline PyThreadState *compat_thread_state(void) {
+#if PY_VERSION_HEX >= 0x030d0000
+    return PyThreadState_GetUnchecked();
+#else
+    return _PyThreadState_UncheckedGet();
+#endif
+}
+
+static inline struct _PyInterpreterFrame *compat_frame(void) {
+#if PY_VERSION_HEX >= 0x030d0000
+    return compat_thread_state()->current_frame;
+#else
+    return compat_thread_state()->cframe->current_frame;
+#endif
+}
+
+/* The code object that called us (a new reference, NULL without a Python frame)
+ * and the instruction's offset in bytes. Makes no frame object. */
+static inline PyCodeObject *compat_caller(int *offset) {
+    struct _PyInterpreterFrame *frame = compat_frame();
+    if (frame == NULL) return NULL;
+#if PY_VERSION_HEX >= 0x030c0000
+    *offset = PyUnstable_InterpreterFrame_GetLasti(frame);
+    return (PyCodeObject *)PyUnstable_InterpreterFrame_GetCode(frame);
+#else
+    *offset = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
+    return (PyCodeObject *)Py_NewRef((PyObject *)frame->f_code);
+#endif
+}
+
+/* An address inside the calling code object that no other instruction shares,
+ * NULL without a Python frame. Valid while the code object lives. */
+static inline const void *compat_caller_place(void) {
+#if SPANPROF_READS_FRAMES
+    struct _PyInterpreterFrame *frame = compat_frame();
+    if (frame == NULL) return NULL;
+#if PY_VERSION_HEX >= 0x030d0000
+    return frame->instr_ptr;
+#else
+    return frame->prev_instr;
+#endif
+#else
+    int offset = 0;
+    PyCodeObject *code = compat_caller(&offset);
+    const void *place = (const char *)code + offset;
+    Py_XDECREF(code); /* the running frame holds it */
+    return code != NULL ? place : NULL;
+#endif
+}
+
+#endif

@@ -1,0 +1,177 @@
+/* What @spanprof.span("work") makes of a function: a callable that runs it inside
+ * a span of its own, and otherwise passes for the function. */
+#include "callsite_of.h"
+#include "span_object.h"
+
+#include <stddef.h>
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *wrapped;
+    PyObject *name;
+    PyObject *labels;   /* dict or NULL */
+    SpanObject *parent; /* or NULL */
+    uint32_t callsite;
+    PyObject *dict;
+    PyObject *weakrefs;
+} FunctionObject;
+
+static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
+                                     size_t nargsf, PyObject *kwnames) {
+    FunctionObject *self = (FunctionObject *)callable;
+    struct sp_thread *thread = sp_thread_current();
+    if (thread == NULL) return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+
+    SpanObject *span = span_new(state_of_type(Py_TYPE(self)), self->name, self->labels,
+                                self->parent);
+    if (span == NULL) return NULL;
+    uint32_t labels = SP_LABELS_NONE;
+    if (self->labels != NULL && labels_are_recorded())
+        labels = labels_recorded_of(self->labels);
+    span_begin_fresh(span, thread, sp_key_make(self->callsite, labels));
+    PyObject *result = PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+    span_leave(span);
+    Py_DECREF(span);
+    return result;
+}
+
+static PyObject *function_descr_get(PyObject *self, PyObject *object, PyObject *type) {
+    (void)type;
+    if (object == NULL || object == Py_None) return Py_NewRef(self);
+    return PyMethod_New(self, object);
+}
+
+static int function_traverse(PyObject *object, visitproc visit, void *arg) {
+    FunctionObject *self = (FunctionObject *)object;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->wrapped);
+    Py_VISIT(self->labels);
+    Py_VISIT((PyObject *)self->parent);
+    Py_VISIT(self->dict);
+    return 0;
+}
+
+static int function_clear(PyObject *object) {
+    FunctionObject *self = (FunctionObject *)object;
+    Py_CLEAR(self->labels);
+    Py_CLEAR(self->parent);
+    Py_CLEAR(self->dict);
+    return 0;
+}
+
+static void function_dealloc(PyObject *object) {
+    FunctionObject *self = (FunctionObject *)object;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(object);
+    if (self->weakrefs != NULL) PyObject_ClearWeakRefs(object);
+    function_clear(object);
+    Py_XDECREF(self->wrapped);
+    Py_XDECREF(self->name);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *function_repr(PyObject *object) {
+    FunctionObject *self = (FunctionObject *)object;
+    return PyUnicode_FromFormat("<span %R on %R>", self->name, self->wrapped);
+}
+
+/* As for functions: by its qualified name. */
+static PyObject *function_reduce(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    return PyObject_GetAttrString(self, "__qualname__");
+}
+
+static PyMethodDef function_methods[] = {
+    {"__reduce__", function_reduce, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef function_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(FunctionObject, vectorcall), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(FunctionObject, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(FunctionObject, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef function_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot function_slots[] = {
+    {Py_tp_dealloc, function_dealloc},
+    {Py_tp_traverse, function_traverse},
+    {Py_tp_clear, function_clear},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_repr, function_repr},
+    {Py_tp_descr_get, function_descr_get},
+    {Py_tp_methods, function_methods},
+    {Py_tp_members, function_members},
+    {Py_tp_getset, function_getset},
+    {0, NULL},
+};
+
+static PyType_Spec function_spec = {
+    "spanprof.SpanFunction", sizeof(FunctionObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+        Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    function_slots};
+
+/* functools.update_wrapper(wrapper, wrapped) */
+static int pass_for(PyObject *wrapper, PyObject *wrapped) {
+    PyObject *functools = PyImport_ImportModule("functools");
+    if (functools == NULL) return -1;
+    PyObject *result =
+        PyObject_CallMethod(functools, "update_wrapper", "OO", wrapper, wrapped);
+    Py_DECREF(functools);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* 1 if calling it runs nothing of its body yet; -1 with an exception. */
+static int suspends(PyObject *function) {
+    if (!PyFunction_Check(function)) return 0;
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
+    return (code->co_flags & (CO_COROUTINE | CO_GENERATOR | CO_ASYNC_GENERATOR |
+                              CO_ITERABLE_COROUTINE)) != 0;
+}
+
+PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *function) {
+    if (PyType_Check(function)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a span cannot decorate a class; decorate its methods");
+        return NULL;
+    }
+    if (suspends(function)) {
+        PyErr_Format(PyExc_TypeError,
+                     "a span cannot decorate a coroutine or generator function yet (%R); "
+                     "use `with spanprof.span(...)` inside it",
+                     function);
+        return NULL;
+    }
+    FunctionObject *self = PyObject_GC_New(FunctionObject, state->function_type);
+    if (self == NULL) return NULL;
+    self->vectorcall = function_vectorcall;
+    self->wrapped = Py_NewRef(function);
+    self->name = Py_NewRef(span->name);
+    self->labels = Py_XNewRef(span->labels);
+    self->parent = (SpanObject *)Py_XNewRef((PyObject *)span->parent);
+    self->callsite = callsite_of_function(function, span->name);
+    self->dict = NULL;
+    self->weakrefs = NULL;
+    PyObject_GC_Track(self);
+    if (pass_for((PyObject *)self, function) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+int span_function_init(PyObject *module) {
+    ModuleState *state = state_of_module(module);
+    state->function_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &function_spec, NULL);
+    if (state->function_type == NULL) return -1;
+    return PyModule_AddObjectRef(module, "SpanFunction", (PyObject *)state->function_type);
+}

@@ -1,0 +1,72 @@
+/* spanprof._core */
+#include "state.h"
+
+PyTypeObject *state_first_type;
+ModuleState *state_first;
+
+static int module_exec(PyObject *module) {
+    if (span_object_init(module) < 0) return -1;
+    if (span_function_init(module) < 0) return -1;
+    if (profile_object_init(module) < 0) return -1;
+    ModuleState *state = state_of_module(module);
+    if (state_first == NULL) {
+        state_first = state;
+        state_first_type = state->span_type;
+    }
+    return session_init(module);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    ModuleState *state = state_of_module(module);
+    Py_VISIT(state->span_type);
+    Py_VISIT(state->function_type);
+    Py_VISIT(state->ready_type);
+    Py_VISIT(state->profile_type);
+    Py_VISIT(state->code_refs);
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    ModuleState *state = state_of_module(module);
+    span_object_clear_free_list(state);
+    if (state == state_first) {
+        state_first_type = NULL;
+        state_first = NULL;
+    }
+    Py_CLEAR(state->span_type);
+    Py_CLEAR(state->function_type);
+    Py_CLEAR(state->ready_type);
+    Py_CLEAR(state->profile_type);
+    Py_CLEAR(state->code_refs);
+    return 0;
+}
+
+static void module_free(void *module) {
+    module_clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030c0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "spanprof._core",
+    .m_doc = "spanprof's C extension: see _core.pyi.",
+    .m_size = sizeof(ModuleState),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void) {
+    return PyModuleDef_Init(&module_definition);
+}

@@ -1,0 +1,76 @@
+#include "reporter_host.h"
+
+#include "profile_object.h"
+
+#include <stdlib.h>
+
+/* Lives on the reporter thread. Objects belong to `interpreter`, to which the
+ * thread attaches with a thread state of its own (PyGILState_* would attach to
+ * the main interpreter). */
+struct context {
+    PyInterpreterState *interpreter;
+    PyThreadState *thread_state;
+    ModuleState *module;
+    PyObject *module_type; /* keeps the module's state alive */
+    PyObject *callback;
+};
+
+static void begin(void *argument) {
+    struct context *context = argument;
+    context->thread_state = PyThreadState_New(context->interpreter);
+}
+
+static void report(void *argument, struct sp_profile *profile, bool last) {
+    struct context *context = argument;
+    if (context->thread_state == NULL) {
+        sp_profile_free(profile);
+        return;
+    }
+    PyEval_RestoreThread(context->thread_state);
+    PyObject *object = profile != NULL ? profile_object_new(context->module, profile)
+                                       : Py_NewRef(Py_None);
+    PyObject *result = NULL;
+    if (object != NULL)
+        result = PyObject_CallFunctionObjArgs(context->callback, object,
+                                              last ? Py_True : Py_False, NULL);
+    if (result == NULL) PyErr_WriteUnraisable(context->callback);
+    Py_XDECREF(result);
+    Py_XDECREF(object);
+    context->thread_state = PyEval_SaveThread();
+}
+
+static void end(void *argument) {
+    struct context *context = argument;
+    if (context->thread_state != NULL) {
+        PyEval_RestoreThread(context->thread_state);
+        Py_DECREF(context->callback);
+        Py_DECREF(context->module_type);
+        PyThreadState_Clear(context->thread_state);
+        PyThreadState_DeleteCurrent();
+    }
+    free(context);
+}
+
+int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callback) {
+    struct context *context = calloc(1, sizeof *context);
+    if (context == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    context->interpreter = PyInterpreterState_Get();
+    context->module = state;
+    context->module_type = Py_NewRef((PyObject *)state->span_type);
+    context->callback = Py_NewRef(callback);
+    host->context = context;
+    host->begin = begin;
+    host->report = report;
+    host->end = end;
+    return 0;
+}
+
+void reporter_host_discard(struct sp_host *host) {
+    struct context *context = host->context;
+    Py_DECREF(context->callback);
+    Py_DECREF(context->module_type);
+    free(context);
+}

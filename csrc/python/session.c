@@ -1,0 +1,233 @@
+/* Session calls of spanprof._core: arguments in, the core's answers out. */
+#include "alloc_hooks.h"
+#include "profile_object.h"
+#include "reporter_host.h"
+#include "span_object.h"
+#include "state.h"
+
+#include "../core/callsite.h"
+#include "../core/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Seconds, or None for no limit, as nanoseconds; -2 with an exception. */
+static int64_t timeout_of(PyObject *arg) {
+    if (arg == Py_None) return -1;
+    double seconds = PyFloat_AsDouble(arg);
+    if (seconds == -1.0 && PyErr_Occurred()) return -2;
+    if (isnan(seconds) || seconds < 0) {
+        PyErr_SetString(PyExc_ValueError, "timeout must not be negative");
+        return -2;
+    }
+    return seconds < 9e9 ? (int64_t)(seconds * 1e9) : INT64_MAX;
+}
+
+static int set_recorded_labels(PyObject *names, uint32_t max_values) {
+    Py_ssize_t count = PyTuple_GET_SIZE(names);
+    const char **texts = calloc((size_t)count + 1, sizeof *texts);
+    if (texts == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int result = 0;
+    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+        texts[i] = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
+        if (texts[i] == NULL) result = -1;
+    }
+    if (result == 0 && labels_set_recorded(texts, (size_t)count, max_values) < 0) {
+        PyErr_NoMemory();
+        result = -1;
+    }
+    free(texts);
+    return result;
+}
+
+static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"track_wall", "track_cpu", "track_allocations",
+                            "record_labels", "max_nodes", "max_label_values",
+                            "report_interval", "on_report", "want_profile", NULL};
+    int wall, cpu, allocations, want_profile;
+    PyObject *labels, *on_report;
+    unsigned long long max_nodes, max_label_values;
+    double interval;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pppO!KKdOp:session_start", names, &wall,
+                                     &cpu, &allocations, &PyTuple_Type, &labels, &max_nodes,
+                                     &max_label_values, &interval, &on_report,
+                                     &want_profile))
+        return NULL;
+    if (sp_session_running() != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "a session is already running");
+        return NULL;
+    }
+    struct sp_session_config config = {
+        .track_wall = wall,
+        .track_cpu = cpu,
+        .track_allocations = allocations,
+        .max_nodes = (uint32_t)(max_nodes < 100000000 ? max_nodes : 100000000),
+        .max_label_values = (uint32_t)(max_label_values < UINT32_MAX ? max_label_values
+                                                                     : UINT32_MAX),
+    };
+    if (set_recorded_labels(labels, config.max_label_values) < 0) return NULL;
+
+    struct sp_host host = {.want_profile = want_profile,
+                           .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
+    bool reports = on_report != Py_None;
+    if (reports && reporter_host_init(&host, state_of_module(module), on_report) < 0)
+        return NULL;
+    if (allocations) alloc_hooks_install();
+    enum sp_start_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = sp_start(&config, reports ? &host : NULL);
+    Py_END_ALLOW_THREADS
+    if (status == SP_STARTED) Py_RETURN_NONE;
+    if (reports) reporter_host_discard(&host);
+    PyErr_SetString(PyExc_RuntimeError, status == SP_START_RUNNING
+                                            ? "a session is already running"
+                                            : "cannot start the reporter thread");
+    return NULL;
+}
+
+static PyObject *session_stop(PyObject *module, PyObject *arg) {
+    int64_t timeout = timeout_of(arg);
+    if (timeout == -2) return NULL;
+    if (sp_session_running() == 0) Py_RETURN_NONE;
+    struct sp_profile *final;
+    bool ended;
+    Py_BEGIN_ALLOW_THREADS
+    ended = sp_stop(timeout, &final);
+    Py_END_ALLOW_THREADS
+    PyObject *profile = profile_object_new(state_of_module(module), final);
+    if (profile == NULL) return NULL;
+    PyObject *result = PyTuple_Pack(2, profile, ended ? Py_True : Py_False);
+    Py_DECREF(profile);
+    return result;
+}
+
+static PyObject *session_flush(PyObject *module, PyObject *arg) {
+    (void)module;
+    int64_t timeout = timeout_of(arg);
+    if (timeout == -2) return NULL;
+    bool done;
+    Py_BEGIN_ALLOW_THREADS
+    done = sp_flush(timeout);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+static PyObject *session_snapshot(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    if (sp_session_running() == 0) Py_RETURN_NONE;
+    struct sp_profile *profile;
+    Py_BEGIN_ALLOW_THREADS
+    profile = sp_snapshot();
+    Py_END_ALLOW_THREADS
+    return profile_object_new(state_of_module(module), profile);
+}
+
+static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    (void)module;
+    return PyBool_FromLong(sp_session_running() != 0);
+}
+
+/* --- stats ------------------------------------------------------------------------- */
+
+static int add_number(PyObject *dict, const char *name, uint64_t value) {
+    PyObject *number = PyLong_FromUnsignedLongLong(value);
+    int result = number == NULL ? -1 : PyDict_SetItemString(dict, name, number);
+    Py_XDECREF(number);
+    return result;
+}
+
+static int add_text(PyObject *dict, const char *name, const char *value) {
+    PyObject *text = PyUnicode_FromString(value);
+    int result = text == NULL ? -1 : PyDict_SetItemString(dict, name, text);
+    Py_XDECREF(text);
+    return result;
+}
+
+static int fill_stats(PyObject *dict) {
+    static const char *const wall[] = {"clock_gettime", "tick counter", "injected"};
+    static const char *const cpu[] = {"clock_gettime", "rseq", "injected"};
+    uint64_t states = 0;
+    for (const struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next) states++;
+    if (PyDict_SetItemString(dict, "is_running",
+                             sp_session_running() != 0 ? Py_True : Py_False) < 0 ||
+        add_text(dict, "wall_clock", wall[sp_clock_wall_kind()]) < 0 ||
+        add_text(dict, "cpu_clock", cpu[sp_clock_cpu_kind()]) < 0 ||
+        add_number(dict, "nodes", sp_paths_count() - 1) < 0 ||
+        add_number(dict, "callsites", sp_callsite_count()) < 0 ||
+        add_number(dict, "label_sets", sp_labels_count()) < 0 ||
+        add_number(dict, "thread_states", states) < 0)
+        return -1;
+#define X(field) \
+    if (add_number(dict, #field, sp_load(&sp_stats.field)) < 0) return -1;
+    SP_STATS(X)
+#undef X
+    return 0;
+}
+
+static PyObject *stats(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    (void)module;
+    PyObject *dict = PyDict_New();
+    if (dict != NULL && fill_stats(dict) < 0) Py_CLEAR(dict);
+    return dict;
+}
+
+/* --- test seam: both clocks set by hand ------------------------------------------------ */
+
+static sp_counter manual_wall_ns, manual_cpu_ns;
+static bool manual;
+
+static uint64_t manual_wall(void *key) {
+    (void)key;
+    return sp_load(&manual_wall_ns);
+}
+static uint64_t manual_cpu(void *key) {
+    (void)key;
+    return sp_load(&manual_cpu_ns);
+}
+static uint64_t manual_system(void *key) {
+    (void)key;
+    return 0;
+}
+
+static PyObject *set_manual_clock(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *wall, *cpu;
+    if (!PyArg_ParseTuple(args, "OO:set_manual_clock", &wall, &cpu)) return NULL;
+    bool wanted = wall != Py_None;
+    if (wanted != manual && sp_session_running() != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "a session is running");
+        return NULL;
+    }
+    if (wanted) {
+        unsigned long long wall_ns = PyLong_AsUnsignedLongLong(wall);
+        unsigned long long cpu_ns = PyLong_AsUnsignedLongLong(cpu);
+        if (PyErr_Occurred()) return NULL;
+        sp_store(&manual_wall_ns, wall_ns);
+        sp_store(&manual_cpu_ns, cpu_ns);
+    }
+    if (wanted != manual) {
+        static const struct sp_clock_source source = {manual_wall, manual_cpu,
+                                                      manual_system};
+        sp_clock_inject(wanted ? &source : NULL);
+        manual = wanted;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef session_functions[] = {
+    {"session_start", (PyCFunction)(void (*)(void))session_start,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"session_stop", session_stop, METH_O, NULL},
+    {"session_flush", session_flush, METH_O, NULL},
+    {"session_snapshot", session_snapshot, METH_NOARGS, NULL},
+    {"session_is_running", session_is_running, METH_NOARGS, NULL},
+    {"stats", stats, METH_NOARGS, NULL},
+    {"set_manual_clock", set_manual_clock, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int session_init(PyObject *module) {
+    return PyModule_AddFunctions(module, session_functions);
+}

@@ -1,0 +1,684 @@
+/* spanprof.Span: converts between Python and core/span, and keeps what Python
+ * may do to an object (enter it twice, drop it, exit it elsewhere) away from it. */
+#include "span_object.h"
+
+#include "callsite_of.h"
+
+#include "../core/stats.h"
+
+#include <stddef.h>
+
+#define STATE_OF(self) state_of_type(Py_TYPE(self))
+
+static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
+                                 size_t nargsf, PyObject *kwnames);
+
+/* --- making and dropping ------------------------------------------------------ */
+
+static SpanObject *span_allocate(ModuleState *state) {
+#if SPANPROF_FREE_LIST > 0
+    if (SP_LIKELY(state->free_span_count > 0)) {
+        SpanObject *self = state->free_spans[--state->free_span_count];
+        _Py_NewReference((PyObject *)self);
+        return self;
+    }
+#endif
+    /* The profiler's own memory is nobody's allocation. */
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
+    if (thread != NULL) thread->alloc_cell = NULL;
+    SpanObject *self = PyObject_GC_New(SpanObject, state->span_type);
+    if (thread != NULL) thread->alloc_cell = alloc_cell;
+    if (self == NULL) return NULL;
+    self->vectorcall = span_vectorcall;
+    self->extra = NULL;
+    memset(&self->span, 0, sizeof self->span);
+    self->span.owner = self;
+    return self;
+}
+
+SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
+                     SpanObject *parent) {
+    SpanObject *self = span_allocate(state);
+    if (self == NULL) return NULL;
+    self->name = Py_NewRef(name);
+    self->labels = Py_XNewRef(labels);
+    self->parent = (SpanObject *)Py_XNewRef((PyObject *)parent);
+    self->unrecorded = 0;
+    self->life = LIFE_NEW;
+    self->close_pending = self->used = self->held = false;
+    self->span.id = 0;
+    self->span.generation = 0;
+    /* Most spans hold a string and nothing else: no cycle can go through them. */
+    if (labels != NULL || parent != NULL) PyObject_GC_Track(self);
+    return self;
+}
+
+static int span_traverse(PyObject *object, visitproc visit, void *arg) {
+    SpanObject *self = (SpanObject *)object;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->labels);
+    Py_VISIT((PyObject *)self->parent);
+    return 0;
+}
+
+static int span_clear(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    Py_CLEAR(self->labels);
+    Py_CLEAR(self->parent);
+    return 0;
+}
+
+static void span_dealloc(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    PyTypeObject *type = Py_TYPE(self);
+    if (SP_UNLIKELY(self->labels != NULL || self->parent != NULL)) {
+        if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
+        span_clear(object);
+    }
+    if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
+        sp_span_close(sp_thread_self, &self->span);
+    Py_DECREF(self->name);
+#if SPANPROF_FREE_LIST > 0
+    ModuleState *state = state_of_type(type);
+    if (SP_LIKELY(state->free_span_count < SPANPROF_FREE_LIST)) {
+        state->free_spans[state->free_span_count++] = self; /* keeps the type's reference */
+        return;
+    }
+#endif
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+void span_object_clear_free_list(ModuleState *state) {
+    while (state->free_span_count > 0) {
+        SpanObject *self = state->free_spans[--state->free_span_count];
+        PyTypeObject *type = Py_TYPE(self);
+        PyObject_GC_Del(self);
+        Py_DECREF(type);
+    }
+}
+
+static PyObject *span_create_slow(ModuleState *state, SpanObject *parent,
+                                  PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames) {
+    if (nargs != 1) {
+        PyErr_Format(PyExc_TypeError,
+                     "span() takes one positional argument, the name (%zd given)", nargs);
+        return NULL;
+    }
+    if (!PyUnicode_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "span name must be str, not %.200s",
+                     Py_TYPE(args[0])->tp_name);
+        return NULL;
+    }
+    if (PyUnicode_GET_LENGTH(args[0]) == 0) {
+        PyErr_SetString(PyExc_ValueError, "span name must not be empty");
+        return NULL;
+    }
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
+    if (thread != NULL) thread->alloc_cell = NULL;
+    PyObject *labels = NULL, *name = NULL, *self = NULL;
+    /* A subclass of str might change what its text is. */
+    name = PyUnicode_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyUnicode_FromObject(args[0]);
+    if (name == NULL) goto done;
+    if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 0) {
+        labels = PyDict_New();
+        if (labels == NULL) goto done;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
+            if (PyDict_SetItem(labels, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
+                goto done;
+    }
+    self = (PyObject *)span_new(state, name, labels, parent);
+done:
+    Py_XDECREF(name);
+    Py_XDECREF(labels);
+    if (thread != NULL) thread->alloc_cell = alloc_cell;
+    return self;
+}
+
+static PyObject *span_type_vectorcall(PyObject *type, PyObject *const *args,
+                                      size_t nargsf, PyObject *kwnames) {
+    ModuleState *state = state_of_type((PyTypeObject *)type);
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (SP_LIKELY(nargs == 1 && kwnames == NULL && PyUnicode_CheckExact(args[0]) &&
+                  PyUnicode_GET_LENGTH(args[0]) > 0))
+        return (PyObject *)span_new(state, args[0], NULL, NULL);
+    return span_create_slow(state, NULL, args, nargs, kwnames);
+}
+
+/* Reached by Span.__new__(Span, ...): the same rules. */
+static PyObject *span_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *name;
+    if (!PyArg_ParseTuple(args, "O:span", &name)) return NULL;
+    PyObject *self = span_create_slow(state_of_type(type), NULL, &name, 1, NULL);
+    if (self != NULL && kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
+        ((SpanObject *)self)->labels = PyDict_Copy(kwargs);
+        if (((SpanObject *)self)->labels == NULL) {
+            Py_DECREF(self);
+            return NULL;
+        }
+        PyObject_GC_Track(self);
+    }
+    return self;
+}
+
+/* --- entering ----------------------------------------------------------------- */
+
+static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
+    uint32_t callsite = callsite_of_caller(STATE_OF(self), thread, self->name);
+    if (SP_LIKELY(self->labels == NULL) || !labels_are_recorded())
+        return sp_key_make(callsite, SP_LABELS_NONE);
+    struct sp_cell *alloc_cell = thread->alloc_cell;
+    thread->alloc_cell = NULL;
+    uint32_t labels = labels_recorded_of(self->labels);
+    thread->alloc_cell = alloc_cell;
+    return sp_key_make(callsite, labels);
+}
+
+static int entered_again(SpanObject *self, struct sp_thread *thread) {
+    struct run *run = PyMem_RawCalloc(1, sizeof *run);
+    if (run == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    run->span.owner = self;
+    run->next = self->extra;
+    self->extra = run;
+    Py_INCREF(self);
+    sp_key key = key_of(self, thread);
+    if (self->parent == NULL)
+        sp_span_begin(thread, &run->span, key);
+    else
+        sp_span_begin_under(thread, &run->span, key, &self->parent->span);
+    return 0;
+}
+
+static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread) {
+    if (self->life == LIFE_CLOSED || self->close_pending) {
+        PyErr_Format(PyExc_RuntimeError, "span %R is closed", self->name);
+        return -1;
+    }
+    self->used = true;
+    /* What was opened without a session, or in another, stays unrecorded. */
+    bool stale = self->life == LIFE_OPENED &&
+                 self->span.generation != sp_session_running();
+    if (thread == NULL || stale) {
+        self->unrecorded++;
+        return 0;
+    }
+    if (self->held) return entered_again(self, thread);
+    if (self->life == LIFE_OPENED) {
+        self->held = true;
+        Py_INCREF(self);
+        sp_span_enter(thread, &self->span);
+    } else {
+        span_begin_fresh(self, thread, key_of(self, thread));
+    }
+    return 0;
+}
+
+static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+    SpanObject *self = (SpanObject *)object;
+    int failed = 0;
+    SPANPROF_LOCK(self);
+    struct sp_thread *thread = sp_thread_current();
+    if (SP_LIKELY(self->life == LIFE_NEW && !self->held && !self->close_pending)) {
+        if (SP_LIKELY(thread != NULL)) {
+            span_begin_fresh(self, thread, key_of(self, thread));
+        } else {
+            self->used = true;
+            self->unrecorded++;
+        }
+    } else {
+        failed = enter_locked(self, thread);
+    }
+    SPANPROF_UNLOCK();
+    return failed ? NULL : Py_NewRef(object);
+}
+
+/* --- leaving ------------------------------------------------------------------- */
+
+/* A recorded entry has ended: give back what it held. May free the object. */
+static void release_run(SpanObject *self, struct sp_span *span) {
+    if (span == &self->span) {
+        self->held = false;
+    } else {
+        struct run **link = &self->extra;
+        while (*link != NULL && &(*link)->span != span) link = &(*link)->next;
+        struct run *run = *link;
+        if (run != NULL) {
+            *link = run->next;
+            PyMem_RawFree(run);
+        }
+    }
+    if (self->close_pending && !self->held && self->extra == NULL &&
+        self->unrecorded == 0) {
+        if (self->span.opened) sp_span_close(sp_thread_self, &self->span);
+        self->close_pending = false;
+        self->life = LIFE_CLOSED;
+    }
+    Py_DECREF(self);
+}
+
+/* The core took a span off its thread's stack, as another thread had asked. */
+static void on_release(struct sp_span *span) {
+    release_run(span->owner, span);
+}
+
+static struct sp_span *some_held_run(SpanObject *self) {
+    return self->extra != NULL ? &self->extra->span : self->held ? &self->span : NULL;
+}
+
+static SP_COLD void leave_slow(SpanObject *self) {
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_span *span = thread != NULL ? sp_span_find(thread, self) : NULL;
+    if (span == NULL) {
+        if (self->unrecorded > 0) {
+            self->unrecorded--;
+            if (self->close_pending && !self->held && self->extra == NULL &&
+                self->unrecorded == 0) {
+                self->close_pending = false;
+                self->life = LIFE_CLOSED;
+            }
+            return;
+        }
+        /* Entered on another thread, or in a session that is over. */
+        span = some_held_run(self);
+        if (span == NULL) {
+            sp_count(&sp_stats.misnested); /* an exit without an enter */
+            return;
+        }
+    }
+    if (sp_span_exit(thread, span)) release_run(self, span);
+}
+
+void span_leave(SpanObject *self) {
+    SPANPROF_LOCK(self);
+    struct sp_thread *thread = sp_thread_self;
+    if (SP_LIKELY(thread != NULL && thread->top == &self->span &&
+                  !self->close_pending)) {
+        sp_span_exit(thread, &self->span);
+        self->held = false;
+        Py_DECREF(self); /* never the last: the caller holds one */
+    } else if (self->unrecorded > 0 && !self->close_pending &&
+               (thread == NULL || thread->top == NULL)) {
+        self->unrecorded--;
+    } else {
+        leave_slow(self);
+    }
+    SPANPROF_UNLOCK();
+}
+
+static PyObject *span_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    (void)args;
+    if (nargs != 3) {
+        PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
+    span_leave((SpanObject *)object);
+    Py_RETURN_NONE;
+}
+
+/* --- open, close, child --------------------------------------------------------- */
+
+static int open_locked(SpanObject *self) {
+    const char *problem = NULL;
+    if (self->life == LIFE_CLOSED || self->close_pending)
+        problem = "span %R is closed";
+    else if (self->life == LIFE_OPENED)
+        problem = "span %R is already open";
+    else if (self->held || self->extra != NULL || self->unrecorded > 0)
+        problem = "span %R is already entered";
+    if (problem != NULL) {
+        PyErr_Format(PyExc_RuntimeError, problem, self->name);
+        return -1;
+    }
+    self->life = LIFE_OPENED;
+    self->used = true;
+    struct sp_thread *thread = sp_thread_current();
+    self->span.generation = 0;
+    if (thread != NULL)
+        sp_span_open(thread, &self->span, key_of(self, thread),
+                     self->parent != NULL ? &self->parent->span : NULL);
+    return 0;
+}
+
+PyDoc_STRVAR(open_doc,
+"open($self, /)\n--\n\n"
+"Create the span without entering it, and return it.\n\n"
+"From here on it is open: the time while it is not entered counts as idle. Each\n"
+"`with` then enters and exits this same span, on any thread, until close().\n"
+"RuntimeError if it is open, entered or closed already.");
+
+static PyObject *span_open(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+    int failed;
+    SPANPROF_LOCK(object);
+    failed = open_locked((SpanObject *)object);
+    SPANPROF_UNLOCK();
+    return failed ? NULL : Py_NewRef(object);
+}
+
+PyDoc_STRVAR(close_doc,
+"close($self, /)\n--\n\n"
+"Destroy the span. While it is entered, this takes effect at the exit.\n"
+"Closing twice does nothing; entering a closed span is a RuntimeError.");
+
+static PyObject *span_close(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+    SpanObject *self = (SpanObject *)object;
+    SPANPROF_LOCK(self);
+    if (self->held || self->extra != NULL || self->unrecorded > 0) {
+        self->close_pending = true;
+    } else if (self->life != LIFE_CLOSED) {
+        if (self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN)
+            sp_span_close(sp_thread_current(), &self->span);
+        self->life = LIFE_CLOSED;
+    }
+    SPANPROF_UNLOCK();
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(child_doc,
+"span($self, name, /, **labels)\n--\n\n"
+"A new span that has this one as its parent, on whatever thread it is entered.\n\n"
+"This span must have been opened or entered; it may have ended since.");
+
+static PyObject *span_child(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames) {
+    SpanObject *self = (SpanObject *)object;
+    if (!self->used) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "span %R is not open: it cannot have children yet", self->name);
+        return NULL;
+    }
+    return span_create_slow(STATE_OF(self), self, args, nargs, kwnames);
+}
+
+/* --- asynchronous form ------------------------------------------------------------ */
+
+/* An awaitable that is done: `async with` enters and exits at once, without a
+ * round through the event loop. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *result;
+} ReadyObject;
+
+static PyObject *ready_new(ModuleState *state, PyObject *result) {
+    ReadyObject *self = PyObject_New(ReadyObject, state->ready_type);
+    if (self != NULL) self->result = Py_NewRef(result);
+    return (PyObject *)self;
+}
+
+static void ready_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    Py_DECREF(((ReadyObject *)self)->result);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **result) {
+    (void)value;
+    *result = Py_NewRef(((ReadyObject *)self)->result);
+    return PYGEN_RETURN;
+}
+
+static PyObject *ready_next(PyObject *self) {
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, ((ReadyObject *)self)->result);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+    return NULL;
+}
+
+static PyType_Slot ready_slots[] = {
+    {Py_tp_dealloc, ready_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, ready_next},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, ready_send},
+    {0, NULL},
+};
+
+static PyType_Spec ready_spec = {
+    "spanprof._core._Ready", sizeof(ReadyObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    ready_slots};
+
+static PyObject *span_aenter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+    PyObject *self = span_enter(object, NULL);
+    if (self == NULL) return NULL;
+    PyObject *ready = ready_new(STATE_OF(object), self);
+    if (ready == NULL) span_leave((SpanObject *)object);
+    Py_DECREF(self);
+    return ready;
+}
+
+static PyObject *span_aexit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    PyObject *none = span_exit(object, args, nargs);
+    if (none == NULL) return NULL;
+    PyObject *ready = ready_new(STATE_OF(object), none);
+    Py_DECREF(none);
+    return ready;
+}
+
+/* --- attributes ------------------------------------------------------------------- */
+
+/* The run that the caller means: its own thread's innermost one, else the first. */
+static const struct sp_span *run_of(SpanObject *self) {
+    struct sp_thread *thread = sp_thread_self;
+    const struct sp_span *span =
+        thread != NULL && self->extra != NULL ? sp_span_find(thread, self) : NULL;
+    return span != NULL ? span : &self->span;
+}
+
+static PyObject *span_get_id(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(run_of((SpanObject *)object)->id);
+}
+
+static PyObject *span_get_name(PyObject *object, void *closure) {
+    (void)closure;
+    return Py_NewRef(((SpanObject *)object)->name);
+}
+
+static PyObject *span_get_labels(PyObject *object, void *closure) {
+    (void)closure;
+    PyObject *labels = ((SpanObject *)object)->labels;
+    PyObject *shown = labels != NULL ? Py_NewRef(labels) : PyDict_New();
+    if (shown == NULL) return NULL;
+    PyObject *proxy = PyDictProxy_New(shown);
+    Py_DECREF(shown);
+    return proxy;
+}
+
+static PyObject *span_get_is_recording(PyObject *object, void *closure) {
+    (void)closure;
+    const struct sp_span *span = run_of((SpanObject *)object);
+    uint32_t running = sp_session_running();
+    return PyBool_FromLong(running != 0 && span->generation == running &&
+                           sp_span_state(span) != SP_SPAN_NONE);
+}
+
+static PyObject *span_repr(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    const char *state = self->close_pending || self->life == LIFE_CLOSED ? "closed"
+                        : self->held || self->extra != NULL || self->unrecorded > 0
+                            ? "entered"
+                        : self->life == LIFE_OPENED ? "open"
+                                                    : "new";
+    if (self->labels == NULL)
+        return PyUnicode_FromFormat("<spanprof.Span %R %s>", self->name, state);
+    return PyUnicode_FromFormat("<spanprof.Span %R %R %s>", self->name, self->labels, state);
+}
+
+/* --- calling it --------------------------------------------------------------------- */
+
+/* Without arguments it is __enter__, with three __exit__ (see the descriptor
+ * below), with a function it decorates. */
+static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
+                                 size_t nargsf, PyObject *kwnames) {
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (SP_LIKELY(kwnames == NULL)) {
+        if (nargs == 0) return span_enter(callable, NULL);
+        if (nargs == 3) {
+            span_leave((SpanObject *)callable);
+            Py_RETURN_NONE;
+        }
+        if (nargs == 1 && PyCallable_Check(args[0]))
+            return span_function_new(STATE_OF(callable), (SpanObject *)callable, args[0]);
+    }
+    PyErr_SetString(PyExc_TypeError,
+                    "a span is called with the one function that it decorates");
+    return NULL;
+}
+
+#if SPANPROF_SELF_DESCRIPTORS
+/* Stands in the type under __enter__ and __exit__: looked up on an instance it
+ * is that instance, on the type it is itself and takes the instance first. */
+static PyObject *self_descr_get(PyObject *descriptor, PyObject *object, PyObject *type) {
+    (void)type;
+    return Py_NewRef(object != NULL ? object : descriptor);
+}
+
+static PyObject *self_descr_call(PyObject *descriptor, PyObject *args, PyObject *kwargs) {
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args);
+    PyObject *self = nargs > 0 ? PyTuple_GET_ITEM(args, 0) : NULL;
+    ModuleState *state = state_of_type(Py_TYPE(descriptor));
+    if (self == NULL || !Py_IS_TYPE(self, state->span_type) ||
+        (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) || (nargs != 1 && nargs != 4)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "Span.__enter__ takes a span, Span.__exit__ a span and the three "
+                        "parts of an exception");
+        return NULL;
+    }
+    if (nargs == 1) return span_enter(self, NULL);
+    span_leave((SpanObject *)self);
+    Py_RETURN_NONE;
+}
+
+static PyType_Slot self_descr_slots[] = {
+    {Py_tp_descr_get, self_descr_get},
+    {Py_tp_call, self_descr_call},
+    {0, NULL},
+};
+
+static PyType_Spec self_descr_spec = {
+    "spanprof._core._SelfDescriptor", sizeof(PyObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    self_descr_slots};
+
+static int install_self_descriptors(PyObject *module, PyTypeObject *span_type) {
+    PyTypeObject *type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &self_descr_spec, NULL);
+    if (type == NULL) return -1;
+    PyObject *descriptor = PyObject_New(PyObject, type);
+    Py_DECREF(type); /* the descriptor holds it */
+    if (descriptor == NULL) return -1;
+    int failed = PyDict_SetItemString(span_type->tp_dict, "__enter__", descriptor) < 0 ||
+                 PyDict_SetItemString(span_type->tp_dict, "__exit__", descriptor) < 0;
+    Py_DECREF(descriptor);
+    PyType_Modified(span_type);
+    return failed ? -1 : 0;
+}
+#endif
+
+/* --- the type ------------------------------------------------------------------------ */
+
+PyDoc_STRVAR(span_doc,
+"span(name, /, **labels)\n--\n\n"
+"A span: one named stretch of the program, measured while a session runs.\n\n"
+"    with spanprof.span(\"load\", user=\"a\"):\n"
+"        ...\n\n"
+"    @spanprof.span(\"work\")\n"
+"    def work(): ...\n\n"
+"Each `with` creates, enters, exits and destroys a span of its own; also when the\n"
+"same object is entered again before it was left. Exceptions pass through. Without\n"
+"a session it does nothing and costs next to nothing. Labels become part of the\n"
+"profile if the session records their names (record_labels).\n\n"
+"TypeError if name is not a str, ValueError if it is empty.");
+
+static PyMethodDef span_methods[] = {
+    {"open", span_open, METH_NOARGS, open_doc},
+    {"close", span_close, METH_NOARGS, close_doc},
+    {"span", (PyCFunction)(void (*)(void))span_child, METH_FASTCALL | METH_KEYWORDS,
+     child_doc},
+#if !SPANPROF_SELF_DESCRIPTORS
+    {"__enter__", span_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))span_exit, METH_FASTCALL, NULL},
+#endif
+    {"__aenter__", span_aenter, METH_NOARGS, NULL},
+    {"__aexit__", (PyCFunction)(void (*)(void))span_aexit, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef span_getset[] = {
+    {"id", span_get_id, NULL,
+     "Number of the (last) span, unique in the process; 0 before it was recorded.", NULL},
+    {"name", span_get_name, NULL, "The name as given.", NULL},
+    {"labels", span_get_labels, NULL, "The labels as given, read-only.", NULL},
+    {"is_recording", span_get_is_recording, NULL,
+     "True while the span is open or entered and a session records it.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef span_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SpanObject, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot span_slots[] = {
+    {Py_tp_doc, (void *)span_doc},
+    {Py_tp_new, span_tp_new},
+    {Py_tp_dealloc, span_dealloc},
+    {Py_tp_traverse, span_traverse},
+    {Py_tp_clear, span_clear},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_repr, span_repr},
+    {Py_tp_methods, span_methods},
+    {Py_tp_getset, span_getset},
+    {Py_tp_members, span_members},
+    {0, NULL},
+};
+
+static PyType_Spec span_spec = {
+    "spanprof.Span", sizeof(SpanObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+        Py_TPFLAGS_IMMUTABLETYPE,
+    span_slots};
+
+PyDoc_STRVAR(current_span_doc,
+"current_span()\n--\n\n"
+"The innermost span that is entered on this thread, None without one or without\n"
+"a session.");
+
+static PyObject *current_span(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    (void)module;
+    struct sp_thread *thread = sp_thread_current();
+    if (thread == NULL || thread->top == NULL) Py_RETURN_NONE;
+    return Py_NewRef((PyObject *)thread->top->owner);
+}
+
+static PyMethodDef span_functions[] = {
+    {"current_span", current_span, METH_NOARGS, current_span_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int span_object_init(PyObject *module) {
+    ModuleState *state = state_of_module(module);
+    state->code_refs = PyDict_New();
+    if (state->code_refs == NULL) return -1;
+    state->ready_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &ready_spec, NULL);
+    state->span_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
+    if (state->ready_type == NULL || state->span_type == NULL) return -1;
+    /* The slot Py_tp_vectorcall came with 3.14. */
+    state->span_type->tp_vectorcall = span_type_vectorcall;
+#if SPANPROF_SELF_DESCRIPTORS
+    if (install_self_descriptors(module, state->span_type) < 0) return -1;
+#endif
+    sp_span_release = on_release;
+    if (PyModule_AddFunctions(module, span_functions) < 0) return -1;
+    return PyModule_AddObjectRef(module, "Span", (PyObject *)state->span_type);
+}

@@ -1,0 +1,70 @@
+/* The Python object behind spanprof.span(...), and the pieces that the
+ * decorator shares with it. */
+#ifndef SPANPROF_PYTHON_SPAN_OBJECT_H
+#define SPANPROF_PYTHON_SPAN_OBJECT_H
+
+#include "state.h"
+
+#include "../core/callsite.h"
+#include "../core/span.h"
+
+/* What the program has made of the object, whether recorded or not. */
+enum life {
+    LIFE_NEW,    /* each `with` makes a span of its own */
+    LIFE_OPENED, /* open() was called: each `with` enters the same span */
+    LIFE_CLOSED,
+};
+
+/* A run beside the first: the object was entered while still entered. */
+struct run {
+    struct sp_span span;
+    struct run *next;
+};
+
+/* Guarded by the GIL, or by the object's critical section. The object holds a
+ * reference to itself for every recorded entry, since the core's stack points
+ * into it. */
+typedef struct SpanObject {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *name;            /* str */
+    PyObject *labels;          /* dict, NULL if there are none */
+    struct SpanObject *parent; /* as given by parent.span(), or NULL */
+    uint32_t unrecorded;       /* entries that are not recorded */
+    unsigned char life;        /* enum life */
+    bool close_pending;        /* closed while entered */
+    bool used;                 /* opened or entered at least once */
+    bool held;                 /* `span` was entered: a reference is due */
+    struct sp_span span;
+    struct run *extra;
+} SpanObject;
+
+/* Names of the labels that the session records; see session.c. */
+bool labels_are_recorded(void);
+/* Id of the recorded ones among `labels` (a dict); never fails. */
+uint32_t labels_recorded_of(PyObject *labels);
+/* NULL-terminated names, copied; -1 out of memory. */
+int labels_set_recorded(const char *const *names, size_t count, uint32_t max_values);
+
+/* A new object with its name (and labels, parent: NULL or borrowed). */
+SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
+                     SpanObject *parent);
+
+/* Enter a fresh object on the thread, without asking where from. */
+static inline void span_begin_fresh(SpanObject *self, struct sp_thread *thread,
+                                    sp_key key) {
+    self->used = self->held = true;
+    Py_INCREF(self);
+    if (SP_LIKELY(self->parent == NULL))
+        sp_span_begin(thread, &self->span, key);
+    else
+        sp_span_begin_under(thread, &self->span, key, &self->parent->span);
+}
+
+/* Exit: never fails, leaves a pending exception alone. */
+void span_leave(SpanObject *self);
+
+/* function.c: what a span called with a function returns. */
+PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *function);
+
+#endif

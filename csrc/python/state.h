@@ -1,0 +1,40 @@
+/* The module's state, one for each interpreter. */
+#ifndef SPANPROF_PYTHON_STATE_H
+#define SPANPROF_PYTHON_STATE_H
+
+#include "compat.h"
+
+struct SpanObject;
+
+typedef struct {
+    PyTypeObject *span_type;
+    PyTypeObject *function_type;
+    PyTypeObject *ready_type;
+    PyTypeObject *profile_type;
+    PyObject *code_refs; /* dict: address of a code object -> weak reference */
+    struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
+    int free_span_count;
+} ModuleState;
+
+static inline ModuleState *state_of_module(PyObject *module) {
+    return PyModule_GetState(module);
+}
+
+/* The first interpreter's span type and state, written while it imports us: most
+ * programs have no other, and PyType_GetModuleState is two calls. */
+extern PyTypeObject *state_first_type;
+extern ModuleState *state_first;
+
+static inline ModuleState *state_of_type(PyTypeObject *type) {
+    return type == state_first_type ? state_first : PyType_GetModuleState(type);
+}
+
+/* Each adds its types and functions to the module; -1 with an exception. */
+int span_object_init(PyObject *module);
+int span_function_init(PyObject *module);
+int profile_object_init(PyObject *module);
+int session_init(PyObject *module);
+
+void span_object_clear_free_list(ModuleState *state);
+
+#endif

@@ -1,0 +1,137 @@
+"""Types of the C extension module.
+
+Only ``spanprof`` itself imports this module: names here may change between
+versions, the names re-exported by ``spanprof`` do not.
+
+Times are in nanoseconds. A *metric* is one stored number per node
+(``METRICS``); a *series* is what users and writers see: one metric, or the sum
+of two (``SERIES``).
+"""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_R_co = TypeVar("_R_co", covariant=True)
+
+METRICS: Final[tuple[str, ...]]
+"""Names of the stored metrics, in the order of ``ProfileData.nodes()`` values."""
+
+SERIES: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]]
+"""``(name, unit, kind, metrics summed)`` for every series, in pprof order."""
+
+@final
+class Span:
+    def __init__(self, name: str, /, **labels: object) -> None: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, object]: ...
+    @property
+    def is_recording(self) -> bool: ...
+    def open(self) -> Self: ...
+    def close(self) -> None: ...
+    def span(self, name: str, /, **labels: object) -> Span: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None: ...
+    def __call__(self, function: Callable[_P, _R], /) -> SpanFunction[_P, _R]: ...
+
+@final
+class SpanFunction(Generic[_P, _R_co]):
+    __wrapped__: Callable[_P, _R_co]
+    __name__: str
+    __qualname__: str
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R_co: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
+
+@final
+class ProfileData:
+    """Values of every node, self-contained and immutable."""
+
+    @property
+    def start_ns(self) -> int:
+        """Unix time at which the values begin."""
+    @property
+    def duration_ns(self) -> int: ...
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds that were measured, of ``calls wall cpu alloc heap``."""
+    def __len__(self) -> int: ...
+    def nodes(
+        self,
+    ) -> list[tuple[int, int, tuple[tuple[str, str], ...], tuple[int, ...]]]:
+        """``(parent, callsite, labels, values)`` for each node.
+
+        ``parent`` is an index into the same list, always lower than the
+        node's own, or -1 at a root. ``callsite`` goes into :func:`callsite`.
+        ``labels`` are the node's own recorded labels, not its ancestors'.
+        ``values`` are self values in the order of ``METRICS``.
+        """
+    def merge(self, other: ProfileData, sign: int, /) -> ProfileData:
+        """Return ``self + sign * other`` (sign 1 or -1), node by node."""
+    def split(self, max_samples: int, /) -> tuple[ProfileData, ProfileData | None]:
+        """Return the ``max_samples`` heaviest nodes, and the rest if any."""
+    def to_pprof(self, kind: str, /) -> bytes:
+        """Return a gzip-compressed pprof profile of one kind. Releases the GIL."""
+    @staticmethod
+    def from_pprof(data: bytes, /) -> ProfileData:
+        """Read a profile that ``to_pprof`` wrote; ValueError if it is none."""
+
+def callsite(index: int, /) -> tuple[str, str, str, int]:
+    """``(name, target, file, line)`` of a callsite."""
+
+def current_span() -> Span | None: ...
+def session_start(
+    *,
+    track_wall: bool,
+    track_cpu: bool,
+    track_allocations: bool,
+    record_labels: tuple[str, ...],
+    max_nodes: int,
+    max_label_values: int,
+    report_interval: float,
+    on_report: Callable[[ProfileData | None, bool], None] | None,
+    want_profile: bool,
+) -> None:
+    """Start the process's one session; RuntimeError if one runs.
+
+    ``on_report(profile, last)`` is called on the reporter thread, every
+    ``report_interval`` seconds (0: only on flush and stop), at each flush, and
+    once more with ``last=True`` at stop. ``profile`` holds the values since the
+    last call, or is None if ``want_profile`` is false. No thread is started
+    without ``on_report``.
+    """
+
+def session_stop(timeout: float | None, /) -> tuple[ProfileData, bool] | None:
+    """Stop. Returns the session's final cumulative profile, and whether the
+    reporter thread ended within ``timeout`` seconds (None: no limit).
+    None if no session runs."""
+
+def session_flush(timeout: float | None, /) -> bool:
+    """Have everything reported now; False if that took over ``timeout``."""
+
+def session_snapshot() -> ProfileData | None: ...
+def session_is_running() -> bool: ...
+def stats() -> dict[str, int | str | bool]: ...
+def set_manual_clock(wall_ns: int | None, cpu_ns: int | None, /) -> None:
+    """Tests only: replace both clocks by the given readings, for every thread
+    (``None, None``: back to the real ones). Refused while a session runs
+    unless the manual clock is on already."""

@@ -1,0 +1,81 @@
+"""Counters: what the profiler did, and everything that it could not do."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import _core
+
+# Counters of the Python front end; those of the core come from the core.
+_lock = threading.Lock()
+_counts = {
+    "reporter_errors": 0,  # exceptions raised by reporters
+    "reporter_timeouts": 0,  # stops that did not wait for a reporter any longer
+    "profiles_written": 0,  # profiles handed to a backend, one kind each
+    "write_retries": 0,  # tries at that after a first one had failed
+    "write_failures": 0,  # profiles given up after the last try
+}
+
+
+def count(name: str, number: int = 1) -> None:
+    """Add to a counter. Any thread."""
+    with _lock:
+        _counts[name] += number
+
+
+def relock_in_child() -> None:
+    """After a fork: the lock may be held by a thread that is no more."""
+    global _lock
+    _lock = threading.Lock()
+
+
+class Stats(Mapping[str, Any]):
+    """The counters at one moment: ``stats.misnested`` or ``stats["misnested"]``.
+
+    Numbers are counted since the process began, over all sessions.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, int | str | bool]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle look before there are values
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"there is no counter {name!r}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._values})
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.items())
+        return f"Stats({values})"
+
+    def __str__(self) -> str:
+        width = max(map(len, self._values), default=0)
+        return "\n".join(
+            f"{name:<{width}}  {value:,}"
+            if isinstance(value, int) and not isinstance(value, bool)
+            else f"{name:<{width}}  {value}"
+            for name, value in self._values.items()
+        )
+
+
+def stats() -> Stats:
+    """Return all counters. Any thread, whether or not a session runs."""
+    with _lock:
+        counts = dict(_counts)
+    return Stats(_core.stats() | counts)
