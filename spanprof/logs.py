@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 
 logger = logging.getLogger("spanprof")
 
@@ -66,7 +67,5 @@ class LimitedLog:
 
 def _log(level: int, message: str, error: BaseException | None) -> None:
     # A handler of the program's that raises must not end the reporter thread.
-    try:
+    with suppress(Exception):
         logger.log(level, "%s", message, exc_info=error)
-    except Exception:
-        pass

@@ -36,8 +36,8 @@ static uint32_t string_count = 1, pair_count = 1; /* number 0 ends chains */
 static _Atomic uint32_t callsite_count = 1, labels_count = 1;
 static uint32_t label_session = 1;
 
-static const struct sp_string other = {7, 0, "(other)"};
-static const struct sp_string nothing = {0, 0, ""};
+static const struct sp_string other = {7, 0, {"(other)"}};
+static const struct sp_string nothing = {0, 0, {""}};
 static const struct sp_callsite callsite_other = {&other, &nothing, &nothing,
                                                   0,      0,        SP_CALLSITE_OTHER};
 static const struct sp_labels labels_none = {0, 0};
@@ -199,9 +199,8 @@ static bool pair_add_locked(const struct sp_string *key, const struct sp_string 
 
 /* The value as interned, or "(other)" if the key has had `max_values` in this
  * session. A value that does not fit leaves no trace, or the bound were none. */
-static const struct sp_string *value_intern_locked(struct string_item *key,
-                                                   struct sp_text text,
-                                                   uint32_t max_values) {
+static const struct sp_string *
+value_intern_locked(struct string_item *key, struct sp_text text, uint32_t max_values) {
     if (key->session != label_session) {
         key->session = label_session;
         key->values = 0;
@@ -260,8 +259,8 @@ static uint32_t labelset_intern_locked(struct sp_labels *wanted) {
         free(wanted);
         return SP_LABELS_NONE;
     }
-    *labels_at(number) =
-        (struct labels_item){wanted, sp_table_push(&labels_table, wanted->hash, number)};
+    *labels_at(number) = (struct labels_item){
+        wanted, sp_table_push(&labels_table, wanted->hash, number)};
     atomic_store_explicit(&labels_count, number + 1, memory_order_release);
     return number;
 }
@@ -269,8 +268,7 @@ static uint32_t labelset_intern_locked(struct sp_labels *wanted) {
 static uint32_t labels_intern_locked(const struct sp_text *keys,
                                      const struct sp_text *values, uint32_t count,
                                      uint32_t max_values) {
-    struct sp_labels *wanted =
-        malloc(sizeof *wanted + count * sizeof wanted->items[0]);
+    struct sp_labels *wanted = malloc(sizeof *wanted + count * sizeof wanted->items[0]);
     if (wanted == NULL) return SP_LABELS_NONE;
     wanted->count = count;
     for (uint32_t i = 0; i < count; i++) {

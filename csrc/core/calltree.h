@@ -59,7 +59,8 @@ struct sp_cells {
     _Atomic uint32_t count;
 };
 
-static inline struct sp_cell *sp_cell_at(const struct sp_cells *cells, uint32_t number) {
+static inline struct sp_cell *sp_cell_at(const struct sp_cells *cells,
+                                         uint32_t number) {
     return sp_slab_at(&cells->slab, number, sizeof(struct sp_cell));
 }
 

@@ -171,8 +171,7 @@ void sp_clock_setup(void) {
         /* Two milliseconds hold a reading's error of some 20 ns to 10 ppm, and
          * a program is rarely quicker from its import of us to its session. */
         while (wall_kind == SP_WALL_TICKS &&
-               gettime(CLOCK_MONOTONIC) - calibration_origin.wall < 2 * MILLISECOND) {
-        }
+               gettime(CLOCK_MONOTONIC) - calibration_origin.wall < 2 * MILLISECOND) {}
     }
     if (wall_kind == SP_WALL_TICKS) calibrate();
     pthread_mutex_unlock(&setup_lock);

@@ -76,17 +76,21 @@ bool sp_clock_now_slow(struct sp_clock *clock, struct sp_moment *now);
 static inline bool sp_clock_now(struct sp_clock *clock, const struct sp_moment *last,
                                 struct sp_moment *now) {
     uint64_t elapsed = sp_ticks() - clock->ticks_base;
+    uint64_t wall, cpu;
     bool fresh = false;
     if (SP_LIKELY(elapsed < clock->ticks_max && *clock->marker == clock->armed)) {
         uint64_t nanos = (elapsed * clock->multiplier) >> 32;
-        now->wall = clock->base.wall + nanos;
-        now->cpu = clock->base.cpu + nanos;
+        wall = clock->base.wall + nanos;
+        cpu = clock->base.cpu + nanos;
     } else {
-        fresh = sp_clock_now_slow(clock, now);
+        struct sp_moment read;
+        fresh = sp_clock_now_slow(clock, &read);
+        wall = read.wall;
+        cpu = read.cpu;
     }
     /* Interpolation may run ahead of the clock that it is then put right by. */
-    if (SP_UNLIKELY(now->wall < last->wall)) now->wall = last->wall;
-    if (SP_UNLIKELY(now->cpu < last->cpu)) now->cpu = last->cpu;
+    now->wall = SP_LIKELY(wall > last->wall) ? wall : last->wall;
+    now->cpu = SP_LIKELY(cpu > last->cpu) ? cpu : last->cpu;
     return fresh;
 }
 

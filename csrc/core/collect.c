@@ -1,14 +1,15 @@
 /* Reading the running session: all threads' cells added up by path. */
 #include "profile.h"
 
+#include "bigmem.h"
 #include "session.h"
 #include "span.h"
 #include "stats.h"
 #include "thread.h"
 
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* What was given out of one path. `reported` is the base line of the next
  * delta. A running span's time is first read from outside and later charged by
@@ -95,12 +96,13 @@ static bool read_running(const struct sp_thread *thread, struct running *running
  * boundary. The clocks are read before the boundary is: a thread that moves on
  * meanwhile makes the share come out too small, never counted twice. */
 static void add_thread(const struct sp_thread *thread, struct sums *sums) {
-    const struct sp_cell *seen = atomic_load_explicit(&thread->cell, memory_order_acquire);
+    const struct sp_cell *seen =
+        atomic_load_explicit(&thread->cell, memory_order_acquire);
     bool busy = seen != NULL && seen->path != SP_PATH_ROOT &&
                 atomic_load_explicit(&thread->alive, memory_order_relaxed);
     uint64_t cpu_now = 0, wall_now = sp_clock_wall();
-    bool cpu_known = busy && thread->clock.want_cpu &&
-                     sp_clock_cpu_of(&thread->clock, &cpu_now);
+    bool cpu_known =
+        busy && thread->clock.want_cpu && sp_clock_cpu_of(&thread->clock, &cpu_now);
 
     struct running running;
     bool still = busy && read_running(thread, &running) && running.cell == seen;
@@ -126,22 +128,31 @@ static void add_idle(void *context, uint32_t path, uint64_t idle) {
     if (path < sums->count) sums->of[path][SP_VALUE_IDLE] += idle;
 }
 
+static uint64_t monotonic_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* The values of every path so far; NULL out of memory. */
 static struct sp_profile *collect(void) {
     uint32_t generation = sp_session_running();
     struct sums sums = {sp_paths_count(), NULL};
-    sums.of = calloc(sums.count, sizeof *sums.of);
+    size_t size = sums.count * sizeof *sums.of;
+    sums.of = sp_big_alloc(size);
     struct sp_profile *profile = sp_profile_new(sums.count - 1);
     if (sums.of == NULL || profile == NULL ||
         !slab_extend(&shown_slab, &shown_count, sums.count, sizeof(struct shown))) {
-        free(sums.of);
+        sp_big_free(sums.of, size);
         sp_profile_free(profile);
         sp_count(&sp_stats.out_of_memory);
         return NULL;
     }
+    uint64_t began = monotonic_now();
     uint64_t wall = sp_clock_wall();
     for (const struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
-        if (atomic_load_explicit(&t->data_generation, memory_order_acquire) == generation)
+        if (atomic_load_explicit(&t->data_generation, memory_order_acquire) ==
+            generation)
             add_thread(t, &sums);
     sp_span_each_idle(generation, wall, add_idle, &sums);
 
@@ -155,8 +166,9 @@ static struct sp_profile *collect(void) {
     for (uint32_t path = 1; path < sums.count; path++) {
         const uint64_t *sum = sums.of[path];
         struct shown *shown = sp_slab_at(&shown_slab, path, sizeof *shown);
-        uint64_t user =
-            sum[SP_VALUE_CPU] > sum[SP_VALUE_SYSTEM] ? sum[SP_VALUE_CPU] - sum[SP_VALUE_SYSTEM] : 0;
+        uint64_t user = sum[SP_VALUE_CPU] > sum[SP_VALUE_SYSTEM]
+                            ? sum[SP_VALUE_CPU] - sum[SP_VALUE_SYSTEM]
+                            : 0;
         if (sum[SP_VALUE_BUSY] > shown->busy) shown->busy = sum[SP_VALUE_BUSY];
         if (sum[SP_VALUE_CPU] > shown->cpu) shown->cpu = sum[SP_VALUE_CPU];
         if (user > shown->user) shown->user = user;
@@ -179,8 +191,10 @@ static struct sp_profile *collect(void) {
         node->value[SP_ALLOC_OBJECTS] = (int64_t)sum[SP_VALUE_ALLOCS];
         node->value[SP_ALLOC_SPACE] = (int64_t)sum[SP_VALUE_BYTES];
     }
-    free(sums.of);
+    sp_big_free(sums.of, size);
     sp_count(&sp_stats.snapshots);
+    atomic_fetch_add_explicit(&sp_stats.snapshot_nanos, monotonic_now() - began,
+                              memory_order_relaxed);
     return profile;
 }
 

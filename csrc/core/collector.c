@@ -17,7 +17,7 @@ struct collector {
     pthread_mutex_t mutex; /* guards all below; a leaf but for the collect lock */
     pthread_cond_t changed;
     pthread_t thread;
-    bool running; /* `thread` is set */
+    bool running;                         /* `thread` is set */
     uint64_t requested, begun, delivered; /* reports, counted */
     bool stopping, ended;
     struct sp_profile *final; /* the last report's values, taken at the stop */

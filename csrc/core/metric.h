@@ -10,13 +10,13 @@
 #include <stdint.h>
 
 /*        id            name           */
-#define SP_METRICS(X)                  \
-    X(CALLS, "calls")                  \
-    X(WALL_BUSY, "wall_busy")          \
-    X(WALL_IDLE, "wall_idle")          \
-    X(CPU_USER, "cpu_user")            \
-    X(CPU_SYSTEM, "cpu_system")        \
-    X(ALLOC_OBJECTS, "alloc_objects")  \
+#define SP_METRICS(X)                 \
+    X(CALLS, "calls")                 \
+    X(WALL_BUSY, "wall_busy")         \
+    X(WALL_IDLE, "wall_idle")         \
+    X(CPU_USER, "cpu_user")           \
+    X(CPU_SYSTEM, "cpu_system")       \
+    X(ALLOC_OBJECTS, "alloc_objects") \
     X(ALLOC_SPACE, "alloc_space")
 
 enum sp_metric {
@@ -33,17 +33,16 @@ enum sp_kind { SP_KIND_CALLS, SP_KIND_WALL, SP_KIND_CPU, SP_KIND_ALLOC, SP_KIND_
 
 /*    name             unit           kind           sum of metrics                  */
 #define SP_SERIES(X)                                                                  \
-    X("calls",         "count",       SP_KIND_CALLS, SP_BIT(SP_CALLS))                \
-    X("wall",          "nanoseconds", SP_KIND_WALL,                                   \
+    X("calls", "count", SP_KIND_CALLS, SP_BIT(SP_CALLS))                              \
+    X("wall", "nanoseconds", SP_KIND_WALL,                                            \
       SP_BIT(SP_WALL_BUSY) | SP_BIT(SP_WALL_IDLE))                                    \
-    X("wall_busy",     "nanoseconds", SP_KIND_WALL,  SP_BIT(SP_WALL_BUSY))            \
-    X("wall_idle",     "nanoseconds", SP_KIND_WALL,  SP_BIT(SP_WALL_IDLE))            \
-    X("cpu",           "nanoseconds", SP_KIND_CPU,                                    \
-      SP_BIT(SP_CPU_USER) | SP_BIT(SP_CPU_SYSTEM))                                    \
-    X("cpu_system",    "nanoseconds", SP_KIND_CPU,   SP_BIT(SP_CPU_SYSTEM))           \
-    X("cpu_user",      "nanoseconds", SP_KIND_CPU,   SP_BIT(SP_CPU_USER))             \
-    X("alloc_objects", "count",       SP_KIND_ALLOC, SP_BIT(SP_ALLOC_OBJECTS))        \
-    X("alloc_space",   "bytes",       SP_KIND_ALLOC, SP_BIT(SP_ALLOC_SPACE))
+    X("wall_busy", "nanoseconds", SP_KIND_WALL, SP_BIT(SP_WALL_BUSY))                 \
+    X("wall_idle", "nanoseconds", SP_KIND_WALL, SP_BIT(SP_WALL_IDLE))                 \
+    X("cpu", "nanoseconds", SP_KIND_CPU, SP_BIT(SP_CPU_USER) | SP_BIT(SP_CPU_SYSTEM)) \
+    X("cpu_system", "nanoseconds", SP_KIND_CPU, SP_BIT(SP_CPU_SYSTEM))                \
+    X("cpu_user", "nanoseconds", SP_KIND_CPU, SP_BIT(SP_CPU_USER))                    \
+    X("alloc_objects", "count", SP_KIND_ALLOC, SP_BIT(SP_ALLOC_OBJECTS))              \
+    X("alloc_space", "bytes", SP_KIND_ALLOC, SP_BIT(SP_ALLOC_SPACE))
 
 struct sp_series {
     const char *name;

@@ -30,7 +30,12 @@ static const char *const default_series[SP_KIND_COUNT] = {"calls", "wall", "cpu"
  * Encoded surrogates are not well-formed. */
 static unsigned utf8_length(const unsigned char *text, size_t left) {
     unsigned char c = text[0];
-    unsigned length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    unsigned length = c < 0x80   ? 1
+                      : c < 0xc2 ? 0
+                      : c < 0xe0 ? 2
+                      : c < 0xf0 ? 3
+                      : c < 0xf5 ? 4
+                                 : 0;
     if (length == 0 || length > left) return 0;
     for (unsigned i = 1; i < length; i++)
         if ((text[i] & 0xc0) != 0x80) return 0;
@@ -104,8 +109,10 @@ static int64_t string_of(struct encoder *e, char *text) {
     }
     if (text[0] == '\0') return 0;
     uint32_t hash = hash_text(text);
-    for (uint32_t n = sp_table_first(&e->string_table, hash); n != 0; n = e->strings[n].next)
-        if (e->strings[n].hash == hash && strcmp(e->strings[n].text, text) == 0) return n;
+    for (uint32_t n = sp_table_first(&e->string_table, hash); n != 0;
+         n = e->strings[n].next)
+        if (e->strings[n].hash == hash && strcmp(e->strings[n].text, text) == 0)
+            return n;
     if (e->string_count == e->string_room) {
         uint32_t room = 2 * e->string_room + 64;
         struct string_entry *more = realloc(e->strings, room * sizeof *more);
@@ -126,12 +133,11 @@ static int64_t string_of(struct encoder *e, char *text) {
             return 0;
         }
         for (uint32_t n = 1; n < e->string_count; n++)
-            e->strings[n].next =
-                sp_table_push(&e->string_table, e->strings[n].hash, n);
+            e->strings[n].next = sp_table_push(&e->string_table, e->strings[n].hash, n);
     }
     uint32_t number = e->string_count++;
-    e->strings[number] =
-        (struct string_entry){text, hash, sp_table_push(&e->string_table, hash, number)};
+    e->strings[number] = (struct string_entry){
+        text, hash, sp_table_push(&e->string_table, hash, number)};
     return number;
 }
 
@@ -147,7 +153,8 @@ static int64_t interned_of(struct encoder *e, const struct sp_string *string) {
 
 static int64_t function_name_of(struct encoder *e, const struct sp_callsite *site) {
     if (site->target->length == 0) return interned_of(e, site->name);
-    char *text = take(e, 4 * ((size_t)site->target->length + site->name->length) + 12, 1);
+    char *text =
+        take(e, 4 * ((size_t)site->target->length + site->name->length) + 12, 1);
     if (text != NULL) {
         char *end = append_clean(text, site->target->bytes, site->target->length);
         *end++ = ':';
@@ -226,8 +233,8 @@ static void add_labels(struct encoder *e, Sample *sample,
     }
 }
 
-static void add_sample(struct encoder *e, const struct sp_profile *profile, int32_t node,
-                       enum sp_kind kind) {
+static void add_sample(struct encoder *e, const struct sp_profile *profile,
+                       int32_t node, enum sp_kind kind) {
     int64_t values[16];
     size_t count = 0;
     bool any = false;
@@ -334,9 +341,9 @@ static bool compress_gzip(const unsigned char *plain, size_t plain_length,
     return done;
 }
 
-enum sp_pprof_status sp_pprof_encode(const struct sp_profile *profile, enum sp_kind kind,
-                                     const char *program, unsigned char **data,
-                                     size_t *length) {
+enum sp_pprof_status sp_pprof_encode(const struct sp_profile *profile,
+                                     enum sp_kind kind, const char *program,
+                                     unsigned char **data, size_t *length) {
     struct encoder e = {.message = SPANPROF__PPROF__PROFILE__INIT};
     *data = NULL;
     fill(&e, profile, kind, program);
@@ -427,7 +434,8 @@ static uint32_t callsite_of(const Profile *message, uint64_t location_id) {
             if (function->id != line->function_id) continue;
             const char *full = text_at(message, function->name);
             const char *colons = strstr(full, "::");
-            struct sp_text target = {full, colons != NULL ? (size_t)(colons - full) : 0};
+            struct sp_text target = {full,
+                                     colons != NULL ? (size_t)(colons - full) : 0};
             struct sp_text name = text_of(colons != NULL ? colons + 2 : full);
             return sp_callsite_intern(name, target,
                                       text_of(text_at(message, function->filename)),
@@ -465,14 +473,18 @@ static struct sp_profile *chains_of(const Profile *message, const int *metrics) 
         const Sample *sample = message->sample[i];
         int32_t parent = -1;
         for (size_t l = sample->n_location_id; l-- > 0;) {
-            profile->nodes[next] = (struct sp_node){
-                parent, callsite_of(message, sample->location_id[l]), SP_LABELS_NONE, {0}};
+            profile->nodes[next] =
+                (struct sp_node){parent,
+                                 callsite_of(message, sample->location_id[l]),
+                                 SP_LABELS_NONE,
+                                 {0}};
             parent = next++;
         }
         if (parent < 0) continue;
         profile->nodes[parent].labels = labels_of(message, sample);
         for (size_t v = 0; v < sample->n_value && v < message->n_sample_type; v++)
-            if (metrics[v] >= 0) profile->nodes[parent].value[metrics[v]] = sample->value[v];
+            if (metrics[v] >= 0)
+                profile->nodes[parent].value[metrics[v]] = sample->value[v];
     }
     return profile;
 }

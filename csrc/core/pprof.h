@@ -13,9 +13,9 @@ enum sp_pprof_status {
 
 /* `program` names the mapping (usually the interpreter's path). On success the
  * caller frees *data with free(). Any thread, no lock. */
-enum sp_pprof_status sp_pprof_encode(const struct sp_profile *profile, enum sp_kind kind,
-                                     const char *program, unsigned char **data,
-                                     size_t *length);
+enum sp_pprof_status sp_pprof_encode(const struct sp_profile *profile,
+                                     enum sp_kind kind, const char *program,
+                                     unsigned char **data, size_t *length);
 
 /* Read a file that sp_pprof_encode wrote. Labels come back on the stack's own
  * node. On success the caller frees *profile with sp_profile_free. */

@@ -1,30 +1,32 @@
 #include "profile.h"
 
+#include "bigmem.h"
 #include "table.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+static size_t size_for(uint32_t count) {
+    return sizeof(struct sp_profile) + (size_t)count * sizeof(struct sp_node);
+}
+
 struct sp_profile *sp_profile_new(uint32_t count) {
-    struct sp_profile *profile =
-        malloc(sizeof *profile + (size_t)count * sizeof profile->nodes[0]);
-    if (profile != NULL) {
-        memset(profile, 0, sizeof *profile);
-        profile->count = count;
-    }
+    struct sp_profile *profile = sp_big_alloc(size_for(count));
+    if (profile != NULL) profile->count = profile->room = count;
     return profile;
 }
 
 struct sp_profile *sp_profile_copy(const struct sp_profile *profile) {
     struct sp_profile *result = sp_profile_new(profile->count);
-    if (result != NULL)
-        memcpy(result, profile,
-               sizeof *profile + profile->count * sizeof profile->nodes[0]);
+    if (result != NULL) {
+        memcpy(result, profile, size_for(profile->count));
+        result->room = profile->count;
+    }
     return result;
 }
 
 void sp_profile_free(struct sp_profile *profile) {
-    free(profile);
+    if (profile != NULL) sp_big_free(profile, size_for(profile->room));
 }
 
 bool sp_node_empty(const struct sp_node *node) {
@@ -92,10 +94,11 @@ static int32_t merger_node(struct merger *m, int32_t parent, uint32_t callsite,
     if (sp_table_full(&m->table)) {
         if (!sp_table_grow(&m->table)) return -1;
         for (uint32_t n = 1; n <= m->result->count; n++)
-            m->next[n] = sp_table_push(
-                &m->table,
-                hash_node(nodes[n - 1].parent, nodes[n - 1].callsite, nodes[n - 1].labels),
-                n);
+            m->next[n] =
+                sp_table_push(&m->table,
+                              hash_node(nodes[n - 1].parent, nodes[n - 1].callsite,
+                                        nodes[n - 1].labels),
+                              n);
     }
     uint32_t number = ++m->result->count;
     nodes[number - 1] = (struct sp_node){parent, callsite, labels, {0}};
@@ -127,7 +130,8 @@ static void merge_times(struct sp_profile *result, const struct sp_profile *a,
     uint64_t b_end = b->start_unix + b->duration;
     uint64_t end = a_end;
     if (sign > 0) {
-        result->start_unix = a->start_unix < b->start_unix ? a->start_unix : b->start_unix;
+        result->start_unix =
+            a->start_unix < b->start_unix ? a->start_unix : b->start_unix;
         if (b_end > end) end = b_end;
     } else {
         /* Later minus earlier of one session; else the first one's own time. */
@@ -140,14 +144,15 @@ static void merge_times(struct sp_profile *result, const struct sp_profile *a,
 struct sp_profile *sp_profile_merge(const struct sp_profile *a,
                                     const struct sp_profile *b, int sign) {
     uint32_t most = a->count + b->count;
-    struct merger m = {sp_profile_new(most), {NULL, 0, 0},
-                       malloc((most + 1u) * sizeof(uint32_t))};
+    struct merger m = {
+        sp_profile_new(most), {NULL, 0, 0}, malloc((most + 1u) * sizeof(uint32_t))};
     bool done = m.result != NULL && m.next != NULL;
     if (done) {
         m.result->count = 0;
         m.result->kinds = a->kinds | b->kinds;
         merge_times(m.result, a, b, sign);
-        done = merger_add(&m, a, 1) && merger_add(&m, b, sign) && sp_profile_prune(m.result);
+        done = merger_add(&m, a, 1) && merger_add(&m, b, sign) &&
+               sp_profile_prune(m.result);
     }
     sp_table_free(&m.table);
     free(m.next);
@@ -179,7 +184,8 @@ static uint32_t weigh(const struct sp_profile *profile, struct weighed *weighed)
         if (sp_node_empty(&profile->nodes[n])) continue;
         double weight = 0;
         for (int i = 0; i < SP_METRIC_COUNT; i++) {
-            double share = total[i] > 0 ? (double)profile->nodes[n].value[i] / total[i] : 0;
+            double share =
+                total[i] > 0 ? (double)profile->nodes[n].value[i] / total[i] : 0;
             if (share > weight) weight = share;
         }
         weighed[count++] = (struct weighed){weight, n};

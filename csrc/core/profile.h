@@ -12,15 +12,16 @@
 struct sp_node {
     int32_t parent; /* index of a node before this one, -1 at a root */
     uint32_t callsite;
-    uint32_t labels; /* its own; ancestors' labels hold for it as well */
+    uint32_t labels;                /* its own; ancestors' labels hold for it as well */
     int64_t value[SP_METRIC_COUNT]; /* self values; negative only by subtraction */
 };
 
 struct sp_profile {
-    uint64_t start_unix;  /* ns since 1970 */
-    uint64_t duration;    /* ns */
-    uint32_t kinds;       /* bits of enum sp_kind that were measured */
+    uint64_t start_unix; /* ns since 1970 */
+    uint64_t duration;   /* ns */
+    uint32_t kinds;      /* bits of enum sp_kind that were measured */
     uint32_t count;
+    uint32_t room; /* nodes that there is memory for */
     struct sp_node nodes[];
 };
 

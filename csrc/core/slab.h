@@ -33,8 +33,7 @@ static inline uint32_t sp_slab_chunk_size(unsigned chunk) {
 static inline void *sp_slab_at(const struct sp_slab *slab, uint32_t number,
                                size_t item_size) {
     unsigned chunk = sp_slab_chunk_of(number);
-    char *memory =
-        atomic_load_explicit(&slab->chunks[chunk], memory_order_acquire);
+    char *memory = atomic_load_explicit(&slab->chunks[chunk], memory_order_acquire);
     return memory + (size_t)(number - sp_slab_chunk_start(chunk)) * item_size;
 }
 

@@ -121,8 +121,8 @@ static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
                                   const struct sp_span *parent) {
     /* A parent of another session is unknown here, and no parent is better than
      * a wrong one. */
-    uint32_t path = parent->generation == generation_of(thread) ? parent->path
-                                                                  : SP_PATH_ROOT;
+    uint32_t path =
+        parent->generation == generation_of(thread) ? parent->path : SP_PATH_ROOT;
     return sp_cell_child(&thread->cells, sp_cell_of_path(&thread->cells, path), key);
 }
 
@@ -245,7 +245,8 @@ static void charge_idle_locked(struct sp_thread *thread, struct sp_span *span,
     uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
     span->idle_since = wall;
     if (idle > 0)
-        sp_add(&sp_cell_of_path(&thread->cells, span->path)->value[SP_VALUE_IDLE], idle);
+        sp_add(&sp_cell_of_path(&thread->cells, span->path)->value[SP_VALUE_IDLE],
+               idle);
 }
 
 void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,

@@ -22,9 +22,9 @@ enum sp_span_state {
 };
 
 struct sp_span {
-    struct sp_span *below;  /* the span that ran when this one was entered */
-    struct sp_cell *outer;  /* the cell charged before; `below`'s, or the root */
-    struct sp_cell *cell;   /* its own, while entered */
+    struct sp_span *below; /* the span that ran when this one was entered */
+    struct sp_cell *outer; /* the cell charged before; `below`'s, or the root */
+    struct sp_cell *cell;  /* its own, while entered */
     struct sp_thread *thread;
     void *owner; /* the host's object, for sp_span_release */
     uint64_t id;
@@ -32,9 +32,9 @@ struct sp_span {
     sp_key key;
     uint32_t path;
     uint32_t generation;
-    _Atomic unsigned char state;   /* enum sp_span_state */
-    _Atomic bool exit_requested;   /* by another thread than the running one */
-    bool opened;                   /* explicitly: stays open after an exit */
+    _Atomic unsigned char state; /* enum sp_span_state */
+    _Atomic bool exit_requested; /* by another thread than the running one */
+    bool opened;                 /* explicitly: stays open after an exit */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 

@@ -20,6 +20,7 @@
     X(threads_attached)       /* threads that opened a span */                         \
     X(threads_ended)          /* of those, how many have ended */                      \
     X(snapshots)              /* times all threads' values were read */                \
+    X(snapshot_nanos)         /* time that took, in all */                             \
     X(running_skipped)        /* running spans left to the next snapshot */            \
     X(reports)                /* times reporters were called */
 

@@ -98,7 +98,7 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     return true;
 }
 
-SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
+static struct sp_thread *join(uint32_t generation) {
     struct sp_thread *thread = sp_thread_self;
     bool adopted = thread == NULL;
     if (adopted) {
@@ -111,16 +111,27 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
         sp_thread_self = thread;
         pthread_setspecific(exit_key, thread);
     }
-    if (thread->is_profilers) return NULL;
     if (atomic_load_explicit(&thread->data_generation, memory_order_relaxed) !=
         generation) {
         if (!enter_generation(thread, generation)) return NULL;
     } else if (adopted) {
         settle(thread); /* goes on with the values of a thread that has ended */
     }
+    return thread;
+}
+
+SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
+    struct sp_thread *thread = join(generation);
+    /* The profiler's own thread comes here each time, and is turned away. */
+    if (thread == NULL || thread->is_profilers) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
     sp_span_exit_requested(thread);
     return thread;
+}
+
+struct sp_thread *sp_thread_for_charges(void) {
+    uint32_t generation = sp_session_running();
+    return generation != 0 ? join(generation) : NULL;
 }
 
 void sp_thread_set_profilers(void) {

@@ -56,7 +56,7 @@ struct sp_thread {
     struct sp_split_entry split[SP_SPLIT_CELLS];
     uint32_t split_count;
     uint32_t split_round;
-    uint64_t system_seen;  /* system CPU time that has been shared out */
+    uint64_t system_seen; /* system CPU time that has been shared out */
 
     struct sp_site sites[SP_SITES];
     uint32_t site_epoch;
@@ -82,12 +82,17 @@ static inline struct sp_thread *sp_thread_current(void) {
         atomic_load_explicit(&sp_session_generation, memory_order_relaxed);
     if (generation == 0) return NULL;
     struct sp_thread *thread = sp_thread_self;
-    if (SP_LIKELY(thread != NULL && atomic_load_explicit(&thread->generation,
-                                                         memory_order_relaxed) ==
-                                        generation))
+    if (SP_LIKELY(thread != NULL &&
+                  atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
+                      generation))
         return thread;
     return sp_thread_join(generation);
 }
+
+/* As sp_thread_current, but the profiler's own thread has a state here as well:
+ * a collection there may destroy the program's spans, whose time must go
+ * somewhere. */
+struct sp_thread *sp_thread_for_charges(void);
 
 /* Mark the calling thread as the profiler's own. */
 void sp_thread_set_profilers(void);
@@ -115,7 +120,8 @@ void sp_threads_relock_in_child(void);
 extern _Atomic uint32_t sp_site_epoch;
 
 /* The cache entry for an instruction; it holds if place and name match. */
-static inline struct sp_site *sp_site_find(struct sp_thread *thread, const void *place) {
+static inline struct sp_site *sp_site_find(struct sp_thread *thread,
+                                           const void *place) {
     uint32_t epoch = atomic_load_explicit(&sp_site_epoch, memory_order_relaxed);
     if (SP_UNLIKELY(thread->site_epoch != epoch)) {
         for (size_t i = 0; i < SP_SITES; i++) thread->sites[i].name = NULL;

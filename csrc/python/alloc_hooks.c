@@ -38,39 +38,41 @@ static inline bool counting(const struct sp_thread *thread) {
     return thread != NULL && thread->alloc_cell != NULL;
 }
 
-#define HOOKS(domain)                                                                    \
-    static void *malloc_##domain(void *context, size_t size) {                          \
-        struct sp_thread *thread = sp_thread_self;                                       \
-        if (!counting(thread)) return wrapped[domain].malloc(context, size);             \
-        struct sp_cell *cell = pause_counting(thread);                                   \
-        void *block = wrapped[domain].malloc(context, size);                             \
-        resume_counting(thread, cell, block, size);                                      \
-        return block;                                                                    \
-    }                                                                                    \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {             \
-        struct sp_thread *thread = sp_thread_self;                                       \
-        if (!counting(thread)) return wrapped[domain].calloc(context, count, size);      \
-        struct sp_cell *cell = pause_counting(thread);                                   \
-        void *block = wrapped[domain].calloc(context, count, size);                      \
-        resume_counting(thread, cell, block, count * size);                              \
-        return block;                                                                    \
-    }                                                                                    \
-    static void *realloc_##domain(void *context, void *old, size_t size) {               \
-        struct sp_thread *thread = sp_thread_self;                                       \
-        if (!counting(thread)) return wrapped[domain].realloc(context, old, size);       \
-        struct sp_cell *cell = pause_counting(thread);                                   \
-        void *block = wrapped[domain].realloc(context, old, size);                       \
-        resume_counting(thread, cell, block, size);                                      \
-        return block;                                                                    \
+#define HOOKS(domain)                                                               \
+    static void *malloc_##domain(void *context, size_t size) {                      \
+        struct sp_thread *thread = sp_thread_self;                                  \
+        if (!counting(thread)) return wrapped[domain].malloc(context, size);        \
+        struct sp_cell *cell = pause_counting(thread);                              \
+        void *block = wrapped[domain].malloc(context, size);                        \
+        resume_counting(thread, cell, block, size);                                 \
+        return block;                                                               \
+    }                                                                               \
+    static void *calloc_##domain(void *context, size_t count, size_t size) {        \
+        struct sp_thread *thread = sp_thread_self;                                  \
+        if (!counting(thread)) return wrapped[domain].calloc(context, count, size); \
+        struct sp_cell *cell = pause_counting(thread);                              \
+        void *block = wrapped[domain].calloc(context, count, size);                 \
+        resume_counting(thread, cell, block, count *size);                          \
+        return block;                                                               \
+    }                                                                               \
+    static void *realloc_##domain(void *context, void *old, size_t size) {          \
+        struct sp_thread *thread = sp_thread_self;                                  \
+        if (!counting(thread)) return wrapped[domain].realloc(context, old, size);  \
+        struct sp_cell *cell = pause_counting(thread);                              \
+        void *block = wrapped[domain].realloc(context, old, size);                  \
+        resume_counting(thread, cell, block, size);                                 \
+        return block;                                                               \
     }
 
 HOOKS(0)
 HOOKS(1)
 HOOKS(2)
 
-#define HOOKED(domain) \
-    { wrapped[domain].ctx, malloc_##domain, calloc_##domain, realloc_##domain, \
-      wrapped[domain].free }
+#define HOOKED(domain)                                                           \
+    {                                                                            \
+        wrapped[domain].ctx, malloc_##domain, calloc_##domain, realloc_##domain, \
+            wrapped[domain].free                                                 \
+    }
 
 void alloc_hooks_install(void) {
     static bool installed;

@@ -25,7 +25,8 @@ static bool watch(ModuleState *state, PyCodeObject *code) {
         bound = PyTuple_Pack(2, state->code_refs, address);
         if (bound != NULL) callback = PyCFunction_New(&code_died_method, bound);
         if (callback != NULL) reference = PyWeakref_NewRef((PyObject *)code, callback);
-        if (reference != NULL && PyDict_SetItem(state->code_refs, address, reference) == 0)
+        if (reference != NULL &&
+            PyDict_SetItem(state->code_refs, address, reference) == 0)
             known = 1;
     }
     Py_XDECREF(address);
@@ -56,8 +57,8 @@ static uint32_t intern(PyObject *name, PyObject *target, PyObject *file, int lin
                                  : nothing;
     struct sp_text files =
         file != NULL && PyUnicode_Check(file) ? text_view(file, &owners[2]) : nothing;
-    uint32_t callsite =
-        sp_callsite_intern(names, targets, files, line > 0 ? (uint32_t)line : 0, offset);
+    uint32_t callsite = sp_callsite_intern(names, targets, files,
+                                           line > 0 ? (uint32_t)line : 0, offset);
     for (int i = 0; i < 3; i++) Py_XDECREF(owners[i]);
     return callsite;
 }
@@ -86,8 +87,9 @@ static uint32_t callsite_beyond_contextlib(PyObject *name) {
         PyFrameObject *back = PyFrame_GetBack(frame);
         if (!is_contextlib(target) || back == NULL) {
             PyCodeObject *code = PyFrame_GetCode(frame);
-            callsite = intern(name, target, code->co_filename, PyFrame_GetLineNumber(frame),
-                              (uint32_t)PyFrame_GetLasti(frame));
+            callsite =
+                intern(name, target, code->co_filename, PyFrame_GetLineNumber(frame),
+                       (uint32_t)PyFrame_GetLasti(frame));
             Py_DECREF(code);
             Py_CLEAR(back);
         }

@@ -46,6 +46,16 @@
 #define SPANPROF_UNLOCK() }
 #endif
 
+/* Give an object from a free list its first reference again. Beyond setting the
+ * count, _Py_NewReference serves debug builds only. */
+static inline void compat_revive(PyObject *object) {
+#ifdef Py_DEBUG
+    _Py_NewReference(object);
+#else
+    Py_SET_REFCNT(object, 1);
+#endif
+}
+
 static inline PyThreadState *compat_thread_state(void) {
 #if PY_VERSION_HEX >= 0x030d0000
     return PyThreadState_GetUnchecked();

@@ -21,10 +21,11 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
                                      size_t nargsf, PyObject *kwnames) {
     FunctionObject *self = (FunctionObject *)callable;
     struct sp_thread *thread = sp_thread_current();
-    if (thread == NULL) return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+    if (thread == NULL)
+        return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
 
-    SpanObject *span = span_new(state_of_type(Py_TYPE(self)), self->name, self->labels,
-                                self->parent);
+    SpanObject *span =
+        span_new(state_of_type(Py_TYPE(self)), self->name, self->labels, self->parent);
     if (span == NULL) return NULL;
     uint32_t labels = SP_LABELS_NONE;
     if (self->labels != NULL && labels_are_recorded())
@@ -88,9 +89,11 @@ static PyMethodDef function_methods[] = {
 };
 
 static PyMemberDef function_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(FunctionObject, vectorcall), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(FunctionObject, vectorcall), READONLY,
+     NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(FunctionObject, dict), READONLY, NULL},
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(FunctionObject, weakrefs), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(FunctionObject, weakrefs), READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -100,16 +103,11 @@ static PyGetSetDef function_getset[] = {
 };
 
 static PyType_Slot function_slots[] = {
-    {Py_tp_dealloc, function_dealloc},
-    {Py_tp_traverse, function_traverse},
-    {Py_tp_clear, function_clear},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_repr, function_repr},
-    {Py_tp_descr_get, function_descr_get},
-    {Py_tp_methods, function_methods},
-    {Py_tp_members, function_members},
-    {Py_tp_getset, function_getset},
-    {0, NULL},
+    {Py_tp_dealloc, function_dealloc}, {Py_tp_traverse, function_traverse},
+    {Py_tp_clear, function_clear},     {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_repr, function_repr},       {Py_tp_descr_get, function_descr_get},
+    {Py_tp_methods, function_methods}, {Py_tp_members, function_members},
+    {Py_tp_getset, function_getset},   {0, NULL},
 };
 
 static PyType_Spec function_spec = {
@@ -144,10 +142,11 @@ PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *func
         return NULL;
     }
     if (suspends(function)) {
-        PyErr_Format(PyExc_TypeError,
-                     "a span cannot decorate a coroutine or generator function yet (%R); "
-                     "use `with spanprof.span(...)` inside it",
-                     function);
+        PyErr_Format(
+            PyExc_TypeError,
+            "a span cannot decorate a coroutine or generator function yet (%R); "
+            "use `with spanprof.span(...)` inside it",
+            function);
         return NULL;
     }
     FunctionObject *self = PyObject_GC_New(FunctionObject, state->function_type);
@@ -173,5 +172,6 @@ int span_function_init(PyObject *module) {
     state->function_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &function_spec, NULL);
     if (state->function_type == NULL) return -1;
-    return PyModule_AddObjectRef(module, "SpanFunction", (PyObject *)state->function_type);
+    return PyModule_AddObjectRef(module, "SpanFunction",
+                                 (PyObject *)state->function_type);
 }

@@ -67,7 +67,8 @@ static PyObject *labels_tuple(uint32_t id) {
     for (uint32_t i = 0; i < labels->count; i++) {
         PyObject *key = text_object(labels->items[i].key);
         PyObject *value = text_object(labels->items[i].value);
-        PyObject *pair = key != NULL && value != NULL ? PyTuple_Pack(2, key, value) : NULL;
+        PyObject *pair =
+            key != NULL && value != NULL ? PyTuple_Pack(2, key, value) : NULL;
         Py_XDECREF(key);
         Py_XDECREF(value);
         if (pair == NULL) {
@@ -96,8 +97,8 @@ static PyObject *node_tuple(const struct sp_node *node) {
     PyObject *values = values_tuple(node->value);
     PyObject *tuple = NULL;
     if (labels != NULL && values != NULL)
-        tuple = Py_BuildValue("(iIOO)", (int)node->parent, (unsigned)node->callsite, labels,
-                              values);
+        tuple = Py_BuildValue("(iIOO)", (int)node->parent, (unsigned)node->callsite,
+                              labels, values);
     Py_XDECREF(labels);
     Py_XDECREF(values);
     return tuple;
@@ -120,16 +121,16 @@ static PyObject *profile_merge(PyObject *self, PyObject *args) {
     ModuleState *state = state_of_type(Py_TYPE(self));
     PyObject *other;
     int sign;
-    if (!PyArg_ParseTuple(args, "O!i:merge", state->profile_type, &other, &sign)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!i:merge", state->profile_type, &other, &sign))
+        return NULL;
     if (sign != 1 && sign != -1) {
         PyErr_SetString(PyExc_ValueError, "sign must be 1 or -1");
         return NULL;
     }
     struct sp_profile *merged;
-    Py_BEGIN_ALLOW_THREADS
-    merged = sp_profile_merge(PROFILE(self), PROFILE(other), sign);
-    Py_END_ALLOW_THREADS
-    return profile_object_new(state, merged);
+    Py_BEGIN_ALLOW_THREADS merged =
+        sp_profile_merge(PROFILE(self), PROFILE(other), sign);
+    Py_END_ALLOW_THREADS return profile_object_new(state, merged);
 }
 
 static PyObject *profile_split(PyObject *self, PyObject *arg) {
@@ -139,12 +140,12 @@ static PyObject *profile_split(PyObject *self, PyObject *arg) {
     if (most > UINT32_MAX) most = UINT32_MAX;
     struct sp_profile *first, *rest;
     int failed;
-    Py_BEGIN_ALLOW_THREADS
-    failed = sp_profile_split(PROFILE(self), (uint32_t)most, &first, &rest);
-    Py_END_ALLOW_THREADS
-    if (failed) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS failed =
+        sp_profile_split(PROFILE(self), (uint32_t)most, &first, &rest);
+    Py_END_ALLOW_THREADS if (failed) return PyErr_NoMemory();
     PyObject *head = profile_object_new(state, first);
-    PyObject *tail = rest != NULL ? profile_object_new(state, rest) : Py_NewRef(Py_None);
+    PyObject *tail =
+        rest != NULL ? profile_object_new(state, rest) : Py_NewRef(Py_None);
     PyObject *pair = head != NULL && tail != NULL ? PyTuple_Pack(2, head, tail) : NULL;
     Py_XDECREF(head);
     Py_XDECREF(tail);
@@ -176,12 +177,10 @@ static PyObject *profile_to_pprof(PyObject *self, PyObject *arg) {
     unsigned char *data;
     size_t length;
     enum sp_pprof_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_pprof_encode(PROFILE(self), (enum sp_kind)kind,
-                             program != NULL ? PyBytes_AS_STRING(program) : "python", &data,
-                             &length);
-    Py_END_ALLOW_THREADS
-    Py_XDECREF(program);
+    Py_BEGIN_ALLOW_THREADS status = sp_pprof_encode(
+        PROFILE(self), (enum sp_kind)kind,
+        program != NULL ? PyBytes_AS_STRING(program) : "python", &data, &length);
+    Py_END_ALLOW_THREADS Py_XDECREF(program);
     if (status != SP_PPROF_OK) return PyErr_NoMemory();
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)length);
     free(data);
@@ -193,18 +192,19 @@ static PyObject *profile_from_pprof(PyObject *type, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*:from_pprof", &buffer)) return NULL;
     struct sp_profile *profile;
     enum sp_pprof_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_pprof_decode(buffer.buf, (size_t)buffer.len, &profile);
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&buffer);
+    Py_BEGIN_ALLOW_THREADS status =
+        sp_pprof_decode(buffer.buf, (size_t)buffer.len, &profile);
+    Py_END_ALLOW_THREADS PyBuffer_Release(&buffer);
     switch (status) {
     case SP_PPROF_OK:
         return profile_object_new(state_of_type((PyTypeObject *)type), profile);
     case SP_PPROF_MALFORMED:
-        PyErr_SetString(PyExc_ValueError, "not a gzip-compressed pprof profile, or damaged");
+        PyErr_SetString(PyExc_ValueError,
+                        "not a gzip-compressed pprof profile, or damaged");
         return NULL;
     case SP_PPROF_FOREIGN:
-        PyErr_SetString(PyExc_ValueError, "a pprof profile, but none that spanprof wrote");
+        PyErr_SetString(PyExc_ValueError,
+                        "a pprof profile, but none that spanprof wrote");
         return NULL;
     case SP_PPROF_NO_MEMORY:
         break;
@@ -286,8 +286,8 @@ static PyObject *series_row(const struct sp_series *series) {
     PyObject *tuple = PyList_AsTuple(terms);
     Py_DECREF(terms);
     if (tuple == NULL) return NULL;
-    return Py_BuildValue("(sssN)", series->name, series->unit, sp_kind_names[series->kind],
-                         tuple);
+    return Py_BuildValue("(sssN)", series->name, series->unit,
+                         sp_kind_names[series->kind], tuple);
 }
 
 static PyObject *series_tuple(void) {

@@ -44,17 +44,19 @@ static int set_recorded_labels(PyObject *names, uint32_t max_values) {
 }
 
 static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"track_wall", "track_cpu", "track_allocations",
-                            "record_labels", "max_nodes", "max_label_values",
-                            "report_interval", "on_report", "want_profile", NULL};
+    static char *names[] = {"track_wall",        "track_cpu",
+                            "track_allocations", "record_labels",
+                            "max_nodes",         "max_label_values",
+                            "report_interval",   "on_report",
+                            "want_profile",      NULL};
     int wall, cpu, allocations, want_profile;
     PyObject *labels, *on_report;
     unsigned long long max_nodes, max_label_values;
     double interval;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pppO!KKdOp:session_start", names, &wall,
-                                     &cpu, &allocations, &PyTuple_Type, &labels, &max_nodes,
-                                     &max_label_values, &interval, &on_report,
-                                     &want_profile))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pppO!KKdOp:session_start", names,
+                                     &wall, &cpu, &allocations, &PyTuple_Type, &labels,
+                                     &max_nodes, &max_label_values, &interval,
+                                     &on_report, &want_profile))
         return NULL;
     if (sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
@@ -65,8 +67,8 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         .track_cpu = cpu,
         .track_allocations = allocations,
         .max_nodes = (uint32_t)(max_nodes < 100000000 ? max_nodes : 100000000),
-        .max_label_values = (uint32_t)(max_label_values < UINT32_MAX ? max_label_values
-                                                                     : UINT32_MAX),
+        .max_label_values =
+            (uint32_t)(max_label_values < UINT32_MAX ? max_label_values : UINT32_MAX),
     };
     if (set_recorded_labels(labels, config.max_label_values) < 0) return NULL;
 
@@ -77,10 +79,8 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         return NULL;
     if (allocations) alloc_hooks_install();
     enum sp_start_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_start(&config, reports ? &host : NULL);
-    Py_END_ALLOW_THREADS
-    if (status == SP_STARTED) Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS status = sp_start(&config, reports ? &host : NULL);
+    Py_END_ALLOW_THREADS if (status == SP_STARTED) Py_RETURN_NONE;
     if (reports) reporter_host_discard(&host);
     PyErr_SetString(PyExc_RuntimeError, status == SP_START_RUNNING
                                             ? "a session is already running"
@@ -94,10 +94,9 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     if (sp_session_running() == 0) Py_RETURN_NONE;
     struct sp_profile *final;
     bool ended;
-    Py_BEGIN_ALLOW_THREADS
-    ended = sp_stop(timeout, &final);
-    Py_END_ALLOW_THREADS
-    PyObject *profile = profile_object_new(state_of_module(module), final);
+    Py_BEGIN_ALLOW_THREADS ended = sp_stop(timeout, &final);
+    Py_END_ALLOW_THREADS PyObject *profile =
+        profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;
     PyObject *result = PyTuple_Pack(2, profile, ended ? Py_True : Py_False);
     Py_DECREF(profile);
@@ -109,19 +108,15 @@ static PyObject *session_flush(PyObject *module, PyObject *arg) {
     int64_t timeout = timeout_of(arg);
     if (timeout == -2) return NULL;
     bool done;
-    Py_BEGIN_ALLOW_THREADS
-    done = sp_flush(timeout);
-    Py_END_ALLOW_THREADS
-    return PyBool_FromLong(done);
+    Py_BEGIN_ALLOW_THREADS done = sp_flush(timeout);
+    Py_END_ALLOW_THREADS return PyBool_FromLong(done);
 }
 
 static PyObject *session_snapshot(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     if (sp_session_running() == 0) Py_RETURN_NONE;
     struct sp_profile *profile;
-    Py_BEGIN_ALLOW_THREADS
-    profile = sp_snapshot();
-    Py_END_ALLOW_THREADS
-    return profile_object_new(state_of_module(module), profile);
+    Py_BEGIN_ALLOW_THREADS profile = sp_snapshot();
+    Py_END_ALLOW_THREADS return profile_object_new(state_of_module(module), profile);
 }
 
 static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignored)) {
@@ -129,7 +124,8 @@ static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignore
     return PyBool_FromLong(sp_session_running() != 0);
 }
 
-/* --- stats ------------------------------------------------------------------------- */
+/* --- stats -------------------------------------------------------------------------
+ */
 
 static int add_number(PyObject *dict, const char *name, uint64_t value) {
     PyObject *number = PyLong_FromUnsignedLongLong(value);
@@ -173,7 +169,8 @@ static PyObject *stats(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     return dict;
 }
 
-/* --- test seam: both clocks set by hand ------------------------------------------------ */
+/* --- test seam: both clocks set by hand
+ * ------------------------------------------------ */
 
 static sp_counter manual_wall_ns, manual_cpu_ns;
 static bool manual;

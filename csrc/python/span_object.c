@@ -19,7 +19,7 @@ static SpanObject *span_allocate(ModuleState *state) {
 #if SPANPROF_FREE_LIST > 0
     if (SP_LIKELY(state->free_span_count > 0)) {
         SpanObject *self = state->free_spans[--state->free_span_count];
-        _Py_NewReference((PyObject *)self);
+        compat_revive((PyObject *)self);
         return self;
     }
 #endif
@@ -77,12 +77,13 @@ static void span_dealloc(PyObject *object) {
         span_clear(object);
     }
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
-        sp_span_close(sp_thread_self, &self->span);
+        sp_span_close(sp_thread_for_charges(), &self->span);
     Py_DECREF(self->name);
 #if SPANPROF_FREE_LIST > 0
     ModuleState *state = state_of_type(type);
-    if (SP_LIKELY(state->free_span_count < SPANPROF_FREE_LIST)) {
-        state->free_spans[state->free_span_count++] = self; /* keeps the type's reference */
+    if (SP_LIKELY(state->free_span_count < state->free_span_limit)) {
+        state->free_spans[state->free_span_count++] =
+            self; /* keeps the type's reference */
         return;
     }
 #endif
@@ -91,6 +92,7 @@ static void span_dealloc(PyObject *object) {
 }
 
 void span_object_clear_free_list(ModuleState *state) {
+    state->free_span_limit = 0; /* spans may outlive the module */
     while (state->free_span_count > 0) {
         SpanObject *self = state->free_spans[--state->free_span_count];
         PyTypeObject *type = Py_TYPE(self);
@@ -104,7 +106,8 @@ static PyObject *span_create_slow(ModuleState *state, SpanObject *parent,
                                   PyObject *kwnames) {
     if (nargs != 1) {
         PyErr_Format(PyExc_TypeError,
-                     "span() takes one positional argument, the name (%zd given)", nargs);
+                     "span() takes one positional argument, the name (%zd given)",
+                     nargs);
         return NULL;
     }
     if (!PyUnicode_Check(args[0])) {
@@ -121,13 +124,15 @@ static PyObject *span_create_slow(ModuleState *state, SpanObject *parent,
     if (thread != NULL) thread->alloc_cell = NULL;
     PyObject *labels = NULL, *name = NULL, *self = NULL;
     /* A subclass of str might change what its text is. */
-    name = PyUnicode_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyUnicode_FromObject(args[0]);
+    name = PyUnicode_CheckExact(args[0]) ? Py_NewRef(args[0])
+                                         : PyUnicode_FromObject(args[0]);
     if (name == NULL) goto done;
     if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 0) {
         labels = PyDict_New();
         if (labels == NULL) goto done;
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
-            if (PyDict_SetItem(labels, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
+            if (PyDict_SetItem(labels, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) <
+                0)
                 goto done;
     }
     self = (PyObject *)span_new(state, name, labels, parent);
@@ -202,8 +207,8 @@ static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread) {
     }
     self->used = true;
     /* What was opened without a session, or in another, stays unrecorded. */
-    bool stale = self->life == LIFE_OPENED &&
-                 self->span.generation != sp_session_running();
+    bool stale =
+        self->life == LIFE_OPENED && self->span.generation != sp_session_running();
     if (thread == NULL || stale) {
         self->unrecorded++;
         return 0;
@@ -255,7 +260,7 @@ static void release_run(SpanObject *self, struct sp_span *span) {
     }
     if (self->close_pending && !self->held && self->extra == NULL &&
         self->unrecorded == 0) {
-        if (self->span.opened) sp_span_close(sp_thread_self, &self->span);
+        if (self->span.opened) sp_span_close(sp_thread_for_charges(), &self->span);
         self->close_pending = false;
         self->life = LIFE_CLOSED;
     }
@@ -314,7 +319,8 @@ void span_leave(SpanObject *self) {
 static PyObject *span_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     (void)args;
     if (nargs != 3) {
-        PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", nargs);
+        PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)",
+                     nargs);
         return NULL;
     }
     span_leave((SpanObject *)object);
@@ -345,12 +351,13 @@ static int open_locked(SpanObject *self) {
     return 0;
 }
 
-PyDoc_STRVAR(open_doc,
-"open($self, /)\n--\n\n"
-"Create the span without entering it, and return it.\n\n"
-"From here on it is open: the time while it is not entered counts as idle. Each\n"
-"`with` then enters and exits this same span, on any thread, until close().\n"
-"RuntimeError if it is open, entered or closed already.");
+PyDoc_STRVAR(
+    open_doc,
+    "open($self, /)\n--\n\n"
+    "Create the span without entering it, and return it.\n\n"
+    "From here on it is open: the time while it is not entered counts as idle. Each\n"
+    "`with` then enters and exits this same span, on any thread, until close().\n"
+    "RuntimeError if it is open, entered or closed already.");
 
 static PyObject *span_open(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     int failed;
@@ -361,9 +368,9 @@ static PyObject *span_open(PyObject *object, PyObject *Py_UNUSED(ignored)) {
 }
 
 PyDoc_STRVAR(close_doc,
-"close($self, /)\n--\n\n"
-"Destroy the span. While it is entered, this takes effect at the exit.\n"
-"Closing twice does nothing; entering a closed span is a RuntimeError.");
+             "close($self, /)\n--\n\n"
+             "Destroy the span. While it is entered, this takes effect at the exit.\n"
+             "Closing twice does nothing; entering a closed span is a RuntimeError.");
 
 static PyObject *span_close(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     SpanObject *self = (SpanObject *)object;
@@ -372,17 +379,18 @@ static PyObject *span_close(PyObject *object, PyObject *Py_UNUSED(ignored)) {
         self->close_pending = true;
     } else if (self->life != LIFE_CLOSED) {
         if (self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN)
-            sp_span_close(sp_thread_current(), &self->span);
+            sp_span_close(sp_thread_for_charges(), &self->span);
         self->life = LIFE_CLOSED;
     }
     SPANPROF_UNLOCK();
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(child_doc,
-"span($self, name, /, **labels)\n--\n\n"
-"A new span that has this one as its parent, on whatever thread it is entered.\n\n"
-"This span must have been opened or entered; it may have ended since.");
+PyDoc_STRVAR(
+    child_doc,
+    "span($self, name, /, **labels)\n--\n\n"
+    "A new span that has this one as its parent, on whatever thread it is entered.\n\n"
+    "This span must have been opened or entered; it may have ended since.");
 
 static PyObject *span_child(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames) {
@@ -424,7 +432,8 @@ static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **resul
 }
 
 static PyObject *ready_next(PyObject *self) {
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, ((ReadyObject *)self)->result);
+    PyObject *stop =
+        PyObject_CallOneArg(PyExc_StopIteration, ((ReadyObject *)self)->result);
     if (stop != NULL) {
         PyErr_SetObject(PyExc_StopIteration, stop);
         Py_DECREF(stop);
@@ -433,12 +442,9 @@ static PyObject *ready_next(PyObject *self) {
 }
 
 static PyType_Slot ready_slots[] = {
-    {Py_tp_dealloc, ready_dealloc},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, ready_next},
-    {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, ready_send},
-    {0, NULL},
+    {Py_tp_dealloc, ready_dealloc}, {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, ready_next},   {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, ready_send},       {0, NULL},
 };
 
 static PyType_Spec ready_spec = {
@@ -510,10 +516,12 @@ static PyObject *span_repr(PyObject *object) {
                                                     : "new";
     if (self->labels == NULL)
         return PyUnicode_FromFormat("<spanprof.Span %R %s>", self->name, state);
-    return PyUnicode_FromFormat("<spanprof.Span %R %R %s>", self->name, self->labels, state);
+    return PyUnicode_FromFormat("<spanprof.Span %R %R %s>", self->name, self->labels,
+                                state);
 }
 
-/* --- calling it --------------------------------------------------------------------- */
+/* --- calling it ---------------------------------------------------------------------
+ */
 
 /* Without arguments it is __enter__, with three __exit__ (see the descriptor
  * below), with a function it decorates. */
@@ -527,7 +535,8 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
             Py_RETURN_NONE;
         }
         if (nargs == 1 && PyCallable_Check(args[0]))
-            return span_function_new(STATE_OF(callable), (SpanObject *)callable, args[0]);
+            return span_function_new(STATE_OF(callable), (SpanObject *)callable,
+                                     args[0]);
     }
     PyErr_SetString(PyExc_TypeError,
                     "a span is called with the one function that it decorates");
@@ -537,20 +546,23 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
 #if SPANPROF_SELF_DESCRIPTORS
 /* Stands in the type under __enter__ and __exit__: looked up on an instance it
  * is that instance, on the type it is itself and takes the instance first. */
-static PyObject *self_descr_get(PyObject *descriptor, PyObject *object, PyObject *type) {
+static PyObject *self_descr_get(PyObject *descriptor, PyObject *object,
+                                PyObject *type) {
     (void)type;
     return Py_NewRef(object != NULL ? object : descriptor);
 }
 
-static PyObject *self_descr_call(PyObject *descriptor, PyObject *args, PyObject *kwargs) {
+static PyObject *self_descr_call(PyObject *descriptor, PyObject *args,
+                                 PyObject *kwargs) {
     Py_ssize_t nargs = PyTuple_GET_SIZE(args);
     PyObject *self = nargs > 0 ? PyTuple_GET_ITEM(args, 0) : NULL;
     ModuleState *state = state_of_type(Py_TYPE(descriptor));
     if (self == NULL || !Py_IS_TYPE(self, state->span_type) ||
         (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) || (nargs != 1 && nargs != 4)) {
-        PyErr_SetString(PyExc_TypeError,
-                        "Span.__enter__ takes a span, Span.__exit__ a span and the three "
-                        "parts of an exception");
+        PyErr_SetString(
+            PyExc_TypeError,
+            "Span.__enter__ takes a span, Span.__exit__ a span and the three "
+            "parts of an exception");
         return NULL;
     }
     if (nargs == 1) return span_enter(self, NULL);
@@ -576,28 +588,32 @@ static int install_self_descriptors(PyObject *module, PyTypeObject *span_type) {
     PyObject *descriptor = PyObject_New(PyObject, type);
     Py_DECREF(type); /* the descriptor holds it */
     if (descriptor == NULL) return -1;
-    int failed = PyDict_SetItemString(span_type->tp_dict, "__enter__", descriptor) < 0 ||
-                 PyDict_SetItemString(span_type->tp_dict, "__exit__", descriptor) < 0;
+    int failed =
+        PyDict_SetItemString(span_type->tp_dict, "__enter__", descriptor) < 0 ||
+        PyDict_SetItemString(span_type->tp_dict, "__exit__", descriptor) < 0;
     Py_DECREF(descriptor);
     PyType_Modified(span_type);
     return failed ? -1 : 0;
 }
 #endif
 
-/* --- the type ------------------------------------------------------------------------ */
+/* --- the type ------------------------------------------------------------------------
+ */
 
-PyDoc_STRVAR(span_doc,
-"span(name, /, **labels)\n--\n\n"
-"A span: one named stretch of the program, measured while a session runs.\n\n"
-"    with spanprof.span(\"load\", user=\"a\"):\n"
-"        ...\n\n"
-"    @spanprof.span(\"work\")\n"
-"    def work(): ...\n\n"
-"Each `with` creates, enters, exits and destroys a span of its own; also when the\n"
-"same object is entered again before it was left. Exceptions pass through. Without\n"
-"a session it does nothing and costs next to nothing. Labels become part of the\n"
-"profile if the session records their names (record_labels).\n\n"
-"TypeError if name is not a str, ValueError if it is empty.");
+PyDoc_STRVAR(
+    span_doc,
+    "span(name, /, **labels)\n--\n\n"
+    "A span: one named stretch of the program, measured while a session runs.\n\n"
+    "    with spanprof.span(\"load\", user=\"a\"):\n"
+    "        ...\n\n"
+    "    @spanprof.span(\"work\")\n"
+    "    def work(): ...\n\n"
+    "Each `with` creates, enters, exits and destroys a span of its own; also when the\n"
+    "same object is entered again before it was left. Exceptions pass through. "
+    "Without\n"
+    "a session it does nothing and costs next to nothing. Labels become part of the\n"
+    "profile if the session records their names (record_labels).\n\n"
+    "TypeError if name is not a str, ValueError if it is empty.");
 
 static PyMethodDef span_methods[] = {
     {"open", span_open, METH_NOARGS, open_doc},
@@ -615,7 +631,8 @@ static PyMethodDef span_methods[] = {
 
 static PyGetSetDef span_getset[] = {
     {"id", span_get_id, NULL,
-     "Number of the (last) span, unique in the process; 0 before it was recorded.", NULL},
+     "Number of the (last) span, unique in the process; 0 before it was recorded.",
+     NULL},
     {"name", span_get_name, NULL, "The name as given.", NULL},
     {"labels", span_get_labels, NULL, "The labels as given, read-only.", NULL},
     {"is_recording", span_get_is_recording, NULL,
@@ -624,7 +641,8 @@ static PyGetSetDef span_getset[] = {
 };
 
 static PyMemberDef span_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SpanObject, vectorcall), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SpanObject, vectorcall), READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -642,16 +660,17 @@ static PyType_Slot span_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec span_spec = {
-    "spanprof.Span", sizeof(SpanObject), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-        Py_TPFLAGS_IMMUTABLETYPE,
-    span_slots};
+static PyType_Spec span_spec = {"spanprof.Span", sizeof(SpanObject), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                    Py_TPFLAGS_HAVE_VECTORCALL |
+                                    Py_TPFLAGS_IMMUTABLETYPE,
+                                span_slots};
 
-PyDoc_STRVAR(current_span_doc,
-"current_span()\n--\n\n"
-"The innermost span that is entered on this thread, None without one or without\n"
-"a session.");
+PyDoc_STRVAR(
+    current_span_doc,
+    "current_span()\n--\n\n"
+    "The innermost span that is entered on this thread, None without one or without\n"
+    "a session.");
 
 static PyObject *current_span(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     (void)module;
@@ -667,11 +686,13 @@ static PyMethodDef span_functions[] = {
 
 int span_object_init(PyObject *module) {
     ModuleState *state = state_of_module(module);
+    state->free_span_limit = SPANPROF_FREE_LIST;
     state->code_refs = PyDict_New();
     if (state->code_refs == NULL) return -1;
     state->ready_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &ready_spec, NULL);
-    state->span_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
+    state->span_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
     if (state->ready_type == NULL || state->span_type == NULL) return -1;
     /* The slot Py_tp_vectorcall came with 3.14. */
     state->span_type->tp_vectorcall = span_type_vectorcall;

@@ -13,7 +13,7 @@ typedef struct {
     PyTypeObject *profile_type;
     PyObject *code_refs; /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
-    int free_span_count;
+    int free_span_count, free_span_limit;
 } ModuleState;
 
 static inline ModuleState *state_of_module(PyObject *module) {

@@ -14,9 +14,11 @@ struct sp_text text_view(PyObject *string, PyObject **owner) {
         PyErr_Clear();
         return (struct sp_text){"", 0};
     }
-    return (struct sp_text){PyBytes_AS_STRING(*owner), (size_t)PyBytes_GET_SIZE(*owner)};
+    return (struct sp_text){PyBytes_AS_STRING(*owner),
+                            (size_t)PyBytes_GET_SIZE(*owner)};
 }
 
 PyObject *text_object(const struct sp_string *string) {
-    return PyUnicode_DecodeUTF8(string->bytes, (Py_ssize_t)string->length, "surrogatepass");
+    return PyUnicode_DecodeUTF8(string->bytes, (Py_ssize_t)string->length,
+                                "surrogatepass");
 }
