@@ -9,6 +9,7 @@ from contextlib import suppress
 logger = logging.getLogger("spanprof")
 
 MOST_PER_PERIOD = 5
+
 PERIOD = 60.0
 """Seconds."""
 
@@ -30,7 +31,8 @@ class LimitedLog:
     the number told with the next message that passes, or by :meth:`finish`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_PER_PERIOD) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._quotas: dict[Hashable, _Quota] = {}
 
@@ -47,7 +49,7 @@ class LimitedLog:
             quota = self._quotas.setdefault(key, _Quota(now))
             if now - quota.began >= PERIOD:
                 quota.began, quota.passed = now, 0
-            if quota.passed >= MOST_PER_PERIOD:
+            if quota.passed >= self._most:
                 quota.suppressed += 1
                 return
             quota.passed += 1

@@ -1,0 +1,28 @@
+/* Memory for large things that live shortly: pages of their own, given back to
+ * the system when freed. The C library's heap would keep them, and a snapshot
+ * of many nodes now and then would look like a leak. */
+#ifndef SPANPROF_CORE_BIGMEM_H
+#define SPANPROF_CORE_BIGMEM_H
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define SP_BIG ((size_t)1 << 18)
+
+/* Zeroed; NULL if there is none. Free with the same size. */
+static inline void *sp_big_alloc(size_t size) {
+    if (size < SP_BIG) return calloc(1, size > 0 ? size : 1);
+    void *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static inline void sp_big_free(void *memory, size_t size) {
+    if (memory == NULL) return;
+    if (size < SP_BIG)
+        free(memory);
+    else
+        munmap(memory, size);
+}
+
+#endif

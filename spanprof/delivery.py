@@ -1,0 +1,120 @@
+"""Calling reporters: on one thread, whatever they do.
+
+The core calls :meth:`Delivery.on_report` on the reporter thread. From there on
+nothing may escape: a reporter that raises harms neither the program nor the others,
+and one that hangs can be named.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from . import _core
+from .config import ProfileConfig
+from .counters import count
+from .logs import LimitedLog, logger
+from .profiles import Profile
+from .reporters.base import UNSUPPORTED, Reporter, overrides
+
+
+class Delivery:
+    """The reporters of one session, in one process."""
+
+    def __init__(self, config: ProfileConfig, reporters: Sequence[Reporter]) -> None:
+        self._config = config
+        self._profilers = [each for each in reporters if overrides(each, "profile")]
+        self._flushers = [each for each in reporters if overrides(each, "flush")]
+        self._beginners = [each for each in reporters if overrides(each, "init")]
+        self._reporters = tuple(reporters)
+        self._log = LimitedLog()
+        self._lock = threading.Lock()
+        self._flushes = 0  # under the lock: how many callers of flush() wait now
+        # Below: written on the reporter thread alone; `_calling` is read by others.
+        self._begun = False
+        self._thread: int | None = None
+        self._held: _core.ProfileData | None = None
+        self._calling: tuple[Reporter, str] | None = None
+
+    @property
+    def want_profile(self) -> bool:
+        return bool(self._profilers)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the reporter thread."""
+        return self._thread == threading.get_ident()
+
+    @property
+    def calling(self) -> str | None:
+        """Which reporter is being called, and how; None if none is."""
+        calling = self._calling
+        return f"{_name(calling[0])}.{calling[1]}()" if calling else None
+
+    def flush(self, timeout: float | None) -> bool:
+        """Have everything reported; False if that took longer than ``timeout``."""
+        with self._lock:
+            self._flushes += 1
+        try:
+            return _core.session_flush(timeout)
+        finally:
+            with self._lock:
+                self._flushes -= 1
+
+    def on_report(self, data: _core.ProfileData | None, last: bool) -> None:
+        """Called by the core, on the reporter thread."""
+        draining = last or self._flushes > 0
+        if not self._begun:
+            self._begun = True
+            self._thread = threading.get_ident()
+            for reporter in self._beginners:
+                self._call(reporter, "init", self._config)
+            if not draining:
+                # The call that start() asks for, so that init() need not wait for the
+                # first report. What was measured meanwhile goes into that one.
+                self._held = data
+                return
+        if self._held is not None:
+            data = self._held.merge(data, 1) if data is not None else self._held
+            self._held = None
+        for reporter in self._reporters:
+            with suppress(Exception):  # nobody knows what a class makes of it
+                reporter.draining = draining
+        if data is not None:
+            profile = Profile(data)
+            for reporter in self._profilers:
+                self._call(reporter, "profile", profile)
+        for reporter in self._flushers:
+            self._call(reporter, "flush")
+        if last:
+            self._log.finish(logging.ERROR, "reporters failed")
+            self._thread = None  # the number may soon be another thread's
+
+    def _call(self, reporter: Reporter, method: str, *arguments: object) -> None:
+        self._calling = reporter, method
+        try:
+            getattr(reporter, method)(*arguments)
+        except BaseException as error:  # SystemExit as well: it would end the thread
+            count("reporter_errors")
+            message = f"{_name(reporter)}.{method}() failed"
+            self._log.log((id(reporter), method), logging.ERROR, message, error)
+        finally:
+            self._calling = None
+
+
+def warn_of_unsupported(reporters: Sequence[Reporter]) -> None:
+    """Tell of methods that wait in vain. Once for each class and session."""
+    for kind in {type(each): each for each in reporters}.values():
+        methods = [each for each in UNSUPPORTED if overrides(kind, each)]
+        if methods:
+            logger.warning(
+                "%s overrides %s: the feed of single spans is not in this release, "
+                "they are not called",
+                type(kind).__qualname__,
+                ", ".join(methods),
+            )
+
+
+def _name(reporter: Reporter) -> str:
+    # Not its repr(), which is the reporter's own code and may raise.
+    return type(reporter).__qualname__

@@ -1,0 +1,133 @@
+"""Profiles in pprof's format."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from .._core import SERIES, ProfileData
+from ..config import ProfileConfig
+from ..counters import count
+from ..logs import LimitedLog
+from ..profiles import Profile
+from .base import Reporter
+
+KINDS = tuple(dict.fromkeys(kind for _, _, kind, _ in SERIES))
+
+_PAUSES = (0.05, 0.2)
+"""Seconds before the second and the third try. Short: a stop waits for them."""
+
+
+class Backend(Protocol):
+    """Where profiles go: any object with this method."""
+
+    def save_profile(self, kind: str, start: int, end: int, data: bytes) -> None:
+        """Keep one profile.
+
+        ``kind`` is one of ``calls``, ``wall``, ``cpu``, ``alloc``; ``start`` and
+        ``end`` are Unix times in ns; ``data`` is gzip-compressed pprof. May block.
+        May raise: then it is called again, a few times.
+        """
+
+
+class PProfReporter(Reporter):
+    """Writes what was measured to a backend, in pprof's format, at every report.
+
+    Each kind (``calls``, ``wall``, ``cpu``, ``alloc``) is a profile of its own, with
+    at most ``max_samples`` samples, the heaviest first; the rest is added to the
+    next report. At a flush and at the end nothing is left: it goes out in several
+    profiles then. A report without any values is not written.
+
+    A backend that raises is tried again a few times with growing pauses. After that
+    the profile is lost: counted in ``stats().write_failures``, and logged.
+
+    ``kinds`` limits what is written; None: all that is measured.
+    """
+
+    def __init__(self, backend: Backend, *, kinds: Iterable[str] | None = None) -> None:
+        if not callable(getattr(backend, "save_profile", None)):
+            raise TypeError(f"backend must have a method save_profile: {backend!r}")
+        if isinstance(kinds, (str, bytes)):
+            raise TypeError(f"kinds must be an iterable of str, not {kinds!r}")
+        self._kinds = KINDS if kinds is None else tuple(kinds)
+        for kind in self._kinds:
+            if kind not in KINDS:
+                raise ValueError(
+                    f"kinds must be among {', '.join(KINDS)}, not {kind!r}"
+                )
+        self._backend = backend
+        self._log = LimitedLog(1)
+        self._max_samples = 0
+        self._rest: ProfileData | None = None
+        self._failing = False
+        self.written = 0
+        """Number of profiles handed to the backend."""
+        self.lost = 0
+        """Number of profiles that the backend refused."""
+        self.last_error: Exception | None = None
+        """What it raised last."""
+
+    def init(self, config: ProfileConfig) -> None:
+        self._max_samples = config.max_samples
+        # What was put off in another session, or before a fork, is that one's.
+        self._rest = None
+        self._failing = False
+        self.written = self.lost = 0
+        self.last_error = None
+
+    def profile(self, profile: Profile) -> None:
+        data = profile._data
+        if self._rest is not None:
+            data = self._rest.merge(data, 1)
+        self._rest = self._write_heaviest(data)
+
+    def flush(self) -> None:
+        while self.draining and self._rest is not None:
+            self._rest = self._write_heaviest(self._rest)
+        if self.draining:
+            self._log.finish(
+                logging.WARNING, f"{self!r} could not write all its profiles"
+            )
+
+    def _write_heaviest(self, data: ProfileData) -> ProfileData | None:
+        """Write as much as goes into one profile of each kind; return the rest."""
+        if len(data) == 0:
+            return None
+        rest = None
+        if self._max_samples:
+            data, rest = data.split(self._max_samples)
+        end = data.start_ns + data.duration_ns
+        for kind in self._kinds:
+            if kind in data.kinds:
+                self._save(kind, data.start_ns, end, data.to_pprof(kind))
+        return rest
+
+    def _save(self, kind: str, start: int, end: int, data: bytes) -> None:
+        # A backend that has just refused a profile after several tries gets one try
+        # for each of the others: a stop waits for all of them.
+        pauses = () if self._failing else _PAUSES
+        for pause in (*pauses, None):
+            try:
+                self._backend.save_profile(kind, start, end, data)
+            except Exception as error:
+                self.last_error = error
+                if pause is not None:
+                    count("write_retries")
+                    time.sleep(pause)
+            else:
+                self._failing = False
+                self.written += 1
+                count("profiles_written")
+                return
+        self._failing = True
+        self.lost += 1
+        count("write_failures")
+        reason = f"{type(self.last_error).__name__}: {self.last_error}"
+        self._log.log(
+            "save",
+            logging.WARNING,
+            f"a {kind} profile could not be written to {self._backend!r}: {reason}",
+        )
+
+    def __repr__(self) -> str:
+        return f"PProfReporter({self._backend!r})"

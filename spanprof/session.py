@@ -1,0 +1,362 @@
+"""Sessions: starting, reading and stopping the profiler."""
+
+import atexit
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self, Unpack
+
+from . import _core, counters
+from .config import ConfigFields, ProfileConfig, check_timeout
+from .delivery import Delivery, warn_of_unsupported
+from .logs import logger
+from .profiles import Profile
+from .reporters.base import Reporter
+
+# Guards `_current` and sessions' fields that say so. Reentrant, as a signal handler
+# may stop the session on a thread that is in here. Never held while waiting for the
+# reporter thread, which may come here itself.
+_lock = threading.RLock()
+_current: "Session | None" = None
+_is_installed = False
+
+
+class Session:
+    """A running or finished session; :func:`start` makes it.
+
+    Leaving it as a context manager stops it. Any thread may call any method, also a
+    reporter: its calls do not wait for itself.
+    """
+
+    def __init__(
+        self, config: ProfileConfig, reporters: tuple[Reporter, ...], blocks: int
+    ) -> None:
+        self._config = config
+        self._reporters = reporters
+        self._blocks = blocks
+        """Under the lock: how many blocks of profile() this session was started for
+        and that still run; -1 if start() made it."""
+        self._stopped = threading.Event()
+        self._final: Profile | None = None
+        self._in_time = True
+        self._begin()
+
+    def _begin(self) -> None:
+        config = self._config
+        self._delivery = delivery = Delivery(config, self._reporters)
+        _core.session_start(
+            track_wall=config.track_wall,
+            track_cpu=config.track_cpu,
+            track_allocations=config.track_allocations,
+            record_labels=tuple(config.record_labels),
+            max_nodes=config.max_nodes,
+            max_label_values=config.max_label_values,
+            report_interval=config.report_interval,
+            on_report=delivery.on_report if self._reporters else None,
+            want_profile=delivery.want_profile,
+        )
+        if self._reporters:
+            _core.session_flush(0)  # has init() called, see Delivery.on_report
+
+    @property
+    def config(self) -> ProfileConfig:
+        return self._config
+
+    @property
+    def is_running(self) -> bool:
+        return _current is self
+
+    @property
+    def result(self) -> Profile:
+        """Everything that was measured; RuntimeError while the session runs."""
+        if self._final is None:
+            raise RuntimeError("the session still runs: stop it, or take a snapshot")
+        return self._final
+
+    def snapshot(self) -> Profile:
+        """Return the values since the start. RuntimeError after the stop."""
+        data = _core.session_snapshot() if _current is self else None
+        if data is None:
+            raise RuntimeError("the session is over: see its result")
+        return Profile(data)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Have everything up to now reported, and wait for that.
+
+        Waits for ``timeout`` seconds at most (None: the session's ``stop_timeout``;
+        ``math.inf``: no limit), and returns False if that was too short. Called by a
+        reporter it does nothing: what is being reported is flushed anyway.
+        """
+        limit = self._limit(timeout)
+        if _current is not self or self._delivery.is_here:
+            return True
+        return self._delivery.flush(limit)
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop, have everything reported and flushed, and wait for that.
+
+        Waits for ``timeout`` seconds at most (None: the session's ``stop_timeout``;
+        ``math.inf``: no limit). If that was too short, a warning on the ``spanprof``
+        logger names the reporter that still runs, and the answer is False: that
+        reporter goes on by itself. Stopping again does nothing but wait as well.
+        """
+        global _current
+        limit = self._limit(timeout)
+        with _lock:
+            is_first = _current is self
+            if is_first:
+                _current = None
+        if not is_first:
+            if not self._delivery.is_here:
+                self._stopped.wait(limit)
+            return self._stopped.is_set() and self._in_time
+        try:
+            began = time.monotonic()
+            stopped = _core.session_stop(limit)
+            if stopped is not None:
+                data, self._in_time = stopped
+                self._final = Profile(data)
+            if not self._in_time and not self._delivery.is_here:
+                counters.count("reporter_timeouts")
+                logger.warning(
+                    "%s has not returned for %.1f s: not waiting for it any longer",
+                    self._delivery.calling or "a reporter",
+                    time.monotonic() - began,
+                )
+        finally:
+            self._stopped.set()
+        return self._in_time
+
+    def _limit(self, timeout: float | None) -> float | None:
+        """A time-out as the core takes it."""
+        if timeout is None:
+            timeout = self._config.stop_timeout
+        seconds = check_timeout("timeout", timeout)
+        return None if seconds == float("inf") else seconds
+
+    def _restart_in_child(self) -> None:
+        """After a fork: the core has no reporter thread, and all values are zero."""
+        _core.session_stop(0)
+        self._stopped = threading.Event()
+        self._begin()
+
+    def _end_in_child(self) -> None:
+        stopped = _core.session_stop(0)
+        self._stopped = threading.Event()
+        self._stopped.set()
+        if stopped is not None:
+            self._final = Profile(stopped[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        return f"<spanprof.Session, {state}: {', '.join(self._config.tracked)}>"
+
+
+def start(
+    config: ProfileConfig | None = None,
+    *,
+    reporters: Iterable[Reporter] = (),
+    **fields: Unpack[ConfigFields],
+) -> Session:
+    """Start the process's session.
+
+    ``fields`` are those of :class:`ProfileConfig`; they override ``config``. Raises
+    RuntimeError if a session runs already, TypeError for a reporter that is none,
+    and NotImplementedError for ``track_heap``, which is not in this release.
+
+    A session that still runs when the interpreter exits is stopped then.
+    """
+    config = _configure(config, fields)
+    chosen = _check_reporters(reporters)
+    with _lock:
+        session = _start(config, chosen, blocks=-1)
+    warn_of_unsupported(chosen)
+    return session
+
+
+def stop(timeout: float | None = None) -> bool:
+    """Stop the running session, see :meth:`Session.stop`. True if none runs."""
+    session = _current
+    return True if session is None else session.stop(timeout)
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Have everything reported, see :meth:`Session.flush`. True if none runs."""
+    session = _current
+    return True if session is None else session.flush(timeout)
+
+
+def snapshot() -> Profile:
+    """Return the values since the session's start. RuntimeError if none runs."""
+    session = _current
+    if session is None:
+        raise RuntimeError("no session is running")
+    return session.snapshot()
+
+
+def is_running() -> bool:
+    """Whether a session runs."""
+    return _current is not None
+
+
+def _configure(config: ProfileConfig | None, fields: ConfigFields) -> ProfileConfig:
+    if config is None:
+        config = ProfileConfig(**fields)
+    elif not isinstance(config, ProfileConfig):
+        raise TypeError(f"config must be a ProfileConfig, not {config!r}")
+    elif fields:
+        config = dataclasses.replace(config, **fields)
+    if config.track_heap:
+        raise NotImplementedError(
+            "track_heap: live-heap tracking is not in this release; "
+            "track_allocations counts allocations"
+        )
+    return config
+
+
+def _check_reporters(reporters: Iterable[Reporter]) -> tuple[Reporter, ...]:
+    if isinstance(reporters, Reporter) or not isinstance(reporters, Iterable):
+        raise TypeError(
+            f"reporters must be an iterable of reporters, not {reporters!r}"
+        )
+    chosen = tuple(reporters)
+    for reporter in chosen:
+        if isinstance(reporter, type) and issubclass(reporter, Reporter):
+            raise TypeError(
+                f"a reporter must be an object, not a class: {reporter.__qualname__}()?"
+            )
+        if not isinstance(reporter, Reporter):
+            raise TypeError(f"a reporter must be a spanprof.Reporter, not {reporter!r}")
+    return chosen
+
+
+def _start(
+    config: ProfileConfig, reporters: tuple[Reporter, ...], blocks: int
+) -> Session:
+    """Start a session; the caller holds the lock."""
+    global _current, _is_installed
+    if _current is not None:
+        raise RuntimeError("a session is already running")
+    session = Session(config, reporters, blocks)
+    _current = session
+    if not _is_installed:
+        _is_installed = True
+        atexit.register(stop)
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+    return session
+
+
+def _after_fork_in_child() -> None:
+    # Locks may be held by threads that the child does not have.
+    global _lock, _current
+    _lock = threading.RLock()
+    counters.relock_in_child()
+    session = _current
+    if session is None:
+        _core.session_stop(0)  # the parent may have been in the middle of a stop
+        return
+    if session.config.on_fork == "restart":
+        try:
+            session._restart_in_child()
+            return
+        except Exception:
+            logger.exception("the session could not go on after a fork")
+    _current = None
+    session._end_in_child()
+
+
+# --- one block ----------------------------------------------------------------------
+
+
+class ProfileBlock:
+    """Measures one block of code; :func:`profile` makes it."""
+
+    def __init__(self, config: ProfileConfig) -> None:
+        self._config = config
+        self._session: Session | None = None
+        self._delivery: Delivery | None = None
+        self._before: Profile | None = None
+        self._result: Profile | None = None
+
+    @property
+    def result(self) -> Profile:
+        """What was measured; RuntimeError before the end of the block."""
+        if self._result is None:
+            raise RuntimeError("the block has not ended yet")
+        return self._result
+
+    def __enter__(self) -> Self:
+        if self._session is not None:
+            raise RuntimeError("a block of profile() can be entered only once")
+        with _lock:
+            session = _current
+            if session is None:
+                session = _start(self._config, (), blocks=1)
+            else:
+                _check_measures(session.config, self._config)
+                self._before = session.snapshot()
+                if session._blocks >= 0:
+                    session._blocks += 1
+            self._session = session
+            self._delivery = session._delivery
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        session = self._session
+        assert session is not None
+        with _lock:
+            if session._blocks > 0:
+                session._blocks -= 1
+                if session._blocks == 0:
+                    session.stop()  # it has no reporters to wait for
+        try:
+            after = session.snapshot()
+        except RuntimeError:
+            session.stop()  # somebody else did: wait until that is done
+            after = session.result
+        # In a child after a fork all values have begun anew.
+        if self._before is not None and self._delivery is session._delivery:
+            after -= self._before
+        self._result = after
+
+
+def _check_measures(running: ProfileConfig, wanted: ProfileConfig) -> None:
+    missing = [kind for kind in wanted.tracked if kind not in running.tracked]
+    if missing:
+        raise RuntimeError(f"the running session does not track {', '.join(missing)}")
+    labels = [
+        name for name in wanted.record_labels if name not in running.record_labels
+    ]
+    if labels:
+        raise RuntimeError(f"the running session does not record {', '.join(labels)}")
+
+
+def profile(
+    config: ProfileConfig | None = None, **fields: Unpack[ConfigFields]
+) -> ProfileBlock:
+    """Measure a block of code: ``with profile(track_all=True) as p: ...; p.result``.
+
+    If no session runs, one runs for the time of the block; else the values are taken
+    from the running one, which must measure what is asked for (RuntimeError). All
+    threads are measured. Arguments as for :func:`start`.
+    """
+    return ProfileBlock(_configure(config, fields))
