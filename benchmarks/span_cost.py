@@ -22,7 +22,12 @@ import harness
 import spanprof
 
 SLICE = 20_000
-ROUNDS = 61
+ROUNDS = 13
+GENERATIONS = 5
+"""How often all processes are made anew: where their memory happens to lie makes a
+difference of some nanoseconds."""
+
+BY_HAND = "by hand, perf_counter_ns() twice"
 FLOOR = "SPANPROF_BENCH_FLOOR"
 
 
@@ -195,10 +200,9 @@ def work(mode: str) -> None:
         raise ValueError(mode)
 
 
-def main() -> None:
-    harness.heading("span cost")
+def measure(floor: Path | None) -> harness.Rounds:
+    """Time every case in processes of their own."""
     with contextlib.ExitStack() as stack:
-        floor = build_floor(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         off, on, slow, labels = (
             stack.enter_context(worker)
             for worker in (
@@ -209,7 +213,7 @@ def main() -> None:
             )
         )
         timed = {
-            "by hand, perf_counter_ns() twice": (off, "by hand"),
+            BY_HAND: (off, "by hand"),
             "by hand, while a session runs": (on, "by hand"),
             "with nullcontext()": (off, "nullcontext"),
             "with threading.Lock()": (off, "lock"),
@@ -230,17 +234,26 @@ def main() -> None:
         if floor:
             timed["with C manager that does nothing"] = (off, "floor, ordinary")
             timed["the same, self-returning"] = (off, "floor, self-returning")
-        results = harness.take_turns(timed, SLICE, ROUNDS)
+        return harness.take_turns(timed, SLICE, ROUNDS)
+
+
+def main() -> None:
+    harness.heading("span cost")
+    results: harness.Rounds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        floor = build_floor(Path(folder))
+        for _ in range(GENERATIONS):
+            for name, values in measure(floor).items():
+                results.setdefault(name, []).extend(values)
 
     for name, spans in (
         ("session: two callsites in turn", 2),
         ("session: four deep, each", 4),
     ):
         results[name] = [value / spans for value in results[name]]
-    hand = "by hand, perf_counter_ns() twice"
     print(f"{'':<36}{'median ns':>10}{'of by hand':>12}{'of lock':>10}")
     for name, values in results.items():
-        to_hand = harness.ratio(results, name, hand)
+        to_hand = harness.ratio(results, name, BY_HAND)
         to_lock = harness.ratio(results, name, "with threading.Lock()")
         print(f"{name:<36}{median(values):>10.1f}{to_hand:>12.2f}{to_lock:>10.2f}")
 
@@ -258,7 +271,7 @@ def main() -> None:
         ("span, no session", "no session: with span", 0.55 if recent else 0.35),
         ("decorated call over the bare call", "decoration", 0.50),
     ):
-        measured = harness.ratio(results, label, hand)
+        measured = harness.ratio(results, label, BY_HAND)
         harness.report(
             name,
             f"at most {limit:.2f} of timing by hand",

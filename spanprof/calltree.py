@@ -194,14 +194,15 @@ def _replant(tree: CallTree, data: _core.ProfileData, callsites: CallsiteCache) 
 
 def _ancestor(node: Node, callsite: Callsite, labels: set[tuple[str, str]]) -> Node:
     """The child that has most of ``labels``, and no others."""
-    fitting = [
-        child
-        for (site, own), child in node.children.items()
-        if site == callsite and labels.issuperset(own)
-    ]
+    children = [child for (site, _), child in node.children.items() if site == callsite]
+    fitting = [child for child in children if labels.issuperset(child.labels)]
     if fitting:
         return max(fitting, key=lambda child: len(child.labels))
-    return node.child(callsite, ())
+    # A label further in may hide one of the same name here. Which child it was can
+    # be told if there is no choice.
+    names = {name for name, _ in labels}
+    hidden = [child for child in children if names.issuperset(dict(child.labels))]
+    return hidden[0] if len(hidden) == 1 else node.child(callsite, ())
 
 
 def choose_series(kinds: tuple[str, ...], name: str | None) -> str:

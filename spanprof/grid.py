@@ -8,7 +8,7 @@ from .text import cells, clip, pad
 
 _GAP = "  "
 _WIDEST_NAME = 100
-_NARROWEST_NAME = 24
+_NARROWEST_NAME = 16
 
 
 def terminal_width() -> int | None:

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # What the other scripts share. They source it; it runs nothing by itself.
 #
-#   PYTHON      the interpreter: a name or a path (python3)
-#   MESON_ARGS  more options for meson, such as -Dwerror=true
+#   PYTHON            the interpreter: a name or a path (python3)
+#   SPANPROF_PYTHONS  paths of more interpreters, with colons between them
+#   MESON_ARGS        more options for meson, such as -Dwerror=true
 #
 # Everything they make lies in .venv-<tag>/ and build-<tag>/, where the tag is the
 # interpreter's version: 3.13, or 3.13t for the free-threaded build.
@@ -34,12 +35,15 @@ quietly() {
 }
 
 # find_python NAME prints the path of an interpreter that runs. Names such as
-# python3.12 are also looked for among pyenv's: its python3.12 on PATH refuses to
-# run unless that version was switched on.
+# python3.12 are also looked for in SPANPROF_PYTHONS and among pyenv's: its
+# python3.12 on PATH refuses to run unless that version was switched on.
 find_python() {
-    local candidate
-    for candidate in "$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1"; do
-        if "$candidate" -c 'import sys; print(sys.executable)' 2>/dev/null; then
+    local candidate pythons
+    IFS=: read -ra pythons <<<"${SPANPROF_PYTHONS-}"
+    for candidate in "$1" "${pythons[@]}" \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1"; do
+        if [ "${candidate##*/}" = "${1##*/}" ] &&
+            "$candidate" -c 'import sys; print(sys.executable)' 2>/dev/null; then
             return
         fi
     done

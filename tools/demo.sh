@@ -3,6 +3,7 @@
 
 source "$(dirname "$0")/common.sh"
 
+# shellcheck disable=SC2119
 install_spanprof
 
 show() {
@@ -10,15 +11,19 @@ show() {
     "$@"
 }
 
-rm -f profiles/*.pb.gz
+mkdir -p profiles
+touch build-"$tag"/before
 show spanprof run --all --label package --pprof profiles examples/index_stdlib.py
-show ls -l profiles
-show spanprof report profiles/*.pb.gz
+mapfile -t files < <(find profiles -name '*.pb.gz' -newer build-"$tag"/before | sort)
+show ls -l "${files[@]}"
+show spanprof report --flat "${files[@]}"
 
 if command -v go >/dev/null; then
-    for file in profiles/*cpu*.pb.gz; do
-        show go tool pprof -top "$file"
+    for file in "${files[@]}"; do
+        case $file in
+            *cpu*) show go tool pprof -top "$file" ;;
+        esac
     done
 else
-    printf '\nTo open the files in pprof, install Go: go tool pprof -top FILE\n'
+    printf '\nGo is not installed here. Where it is: go tool pprof -top FILE\n'
 fi

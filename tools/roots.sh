@@ -6,7 +6,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/spanprof
 
 # The Debian mirror that this machine uses.
 mirror() {
-    # shellcheck disable=SC1091
+    # shellcheck disable=SC1091,SC2016
     apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk -v release="$(. /etc/os-release && echo "$VERSION_CODENAME")" \
             '$1 == release { print $2; exit }'
@@ -29,7 +29,8 @@ debian_root() {
     quietly debootstrap --variant=minbase "$suite" "$new" "$(mirror)"
     configure_root "$new"
     quietly in_root "$new" apt-get update
-    quietly in_root "$new" apt-get install -y --no-install-recommends "$@"
+    quietly in_root "$new" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@"
     cp -L /etc/ssl/certs/ca-certificates.crt "$new/etc/ssl/certs/"
     printf '%s\n' "$*" >"$new/packages"
     rm -rf "$template"
@@ -80,7 +81,20 @@ in_root() {
         mount --rbind /dev "$1/dev"
         mount --rbind /sys "$1/sys"
         exec chroot "$@"
-    ' in_root "$1" env -i HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+    ' in_root "$1" env -i HOME=/root LC_ALL=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         "${keep[@]}" "${@:2}" </dev/null
+}
+
+# copy_sources DIR copies what a clone would have, with what is not committed yet.
+copy_sources() {
+    cd "$root"
+    git -c safe.directory="$root" ls-files --cached --others --exclude-standard -z |
+        while IFS= read -r -d '' file; do
+            # Deleted files are listed too.
+            if [ -e "$file" ]; then
+                printf '%s\0' "$file"
+            fi
+        done |
+        tar --null --files-from=- --create | tar --extract --no-same-owner --directory="$1"
 }

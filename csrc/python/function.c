@@ -28,8 +28,12 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
         span_new(state_of_type(Py_TYPE(self)), self->name, self->labels, self->parent);
     if (span == NULL) return NULL;
     uint32_t labels = SP_LABELS_NONE;
-    if (self->labels != NULL && labels_are_recorded())
+    if (self->labels != NULL && labels_are_recorded()) {
+        struct sp_cell *alloc_cell = thread->alloc_cell;
+        thread->alloc_cell = NULL;
         labels = labels_recorded_of(self->labels);
+        thread->alloc_cell = alloc_cell;
+    }
     span_begin_fresh(span, thread, sp_key_make(self->callsite, labels));
     PyObject *result = PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
     span_leave(span);

@@ -64,18 +64,16 @@ static int span_traverse(PyObject *object, visitproc visit, void *arg) {
 
 static int span_clear(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
+    /* It refers to nothing from here on. What goes to the free list must not be
+     * tracked, and span_dealloc takes that from these two fields. */
+    if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
     Py_CLEAR(self->labels);
     Py_CLEAR(self->parent);
     return 0;
 }
 
-static void span_dealloc(PyObject *object) {
-    SpanObject *self = (SpanObject *)object;
+static void span_free(SpanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    if (SP_UNLIKELY(self->labels != NULL || self->parent != NULL)) {
-        if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
-        span_clear(object);
-    }
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
         sp_span_close(sp_thread_for_charges(), &self->span);
     Py_DECREF(self->name);
@@ -89,6 +87,20 @@ static void span_dealloc(PyObject *object) {
 #endif
     PyObject_GC_Del(self);
     Py_DECREF(type);
+}
+
+static void span_dealloc(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    if (SP_UNLIKELY(self->labels != NULL || self->parent != NULL)) {
+        if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
+        /* Ancestors may be more than the C stack holds. */
+        Py_TRASHCAN_BEGIN(object, span_dealloc)
+        span_clear(object);
+        span_free(self);
+        Py_TRASHCAN_END
+    } else {
+        span_free(self);
+    }
 }
 
 void span_object_clear_free_list(ModuleState *state) {
@@ -183,7 +195,10 @@ static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
 }
 
 static int entered_again(SpanObject *self, struct sp_thread *thread) {
+    struct sp_cell *alloc_cell = thread->alloc_cell;
+    thread->alloc_cell = NULL;
     struct run *run = PyMem_RawCalloc(1, sizeof *run);
+    thread->alloc_cell = alloc_cell;
     if (run == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -196,7 +211,7 @@ static int entered_again(SpanObject *self, struct sp_thread *thread) {
     if (self->parent == NULL)
         sp_span_begin(thread, &run->span, key);
     else
-        sp_span_begin_under(thread, &run->span, key, &self->parent->span);
+        sp_span_begin_under(thread, &run->span, key, span_run_of(self->parent));
     return 0;
 }
 
@@ -269,11 +284,26 @@ static void release_run(SpanObject *self, struct sp_span *span) {
 
 /* The core took a span off its thread's stack, as another thread had asked. */
 static void on_release(struct sp_span *span) {
-    release_run(span->owner, span);
+    SpanObject *self = (SpanObject *)Py_NewRef((PyObject *)span->owner);
+    SPANPROF_LOCK(self);
+    release_run(self, span);
+    SPANPROF_UNLOCK();
+    Py_DECREF(self);
 }
 
+static bool is_live(const struct sp_span *span, uint32_t running) {
+    return span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED;
+}
+
+/* An entered run; rather one that nobody runs any more (its session or thread is
+ * over) than one that another thread is in. */
 static struct sp_span *some_held_run(SpanObject *self) {
-    return self->extra != NULL ? &self->extra->span : self->held ? &self->span : NULL;
+    uint32_t running = sp_session_running();
+    struct sp_span *found = self->held ? &self->span : NULL;
+    if (found != NULL && !is_live(found, running)) return found;
+    for (struct run *run = self->extra; run != NULL; run = run->next)
+        if (!is_live(&run->span, running)) return &run->span;
+    return self->extra != NULL ? &self->extra->span : found;
 }
 
 static SP_COLD void leave_slow(SpanObject *self) {
@@ -347,7 +377,7 @@ static int open_locked(SpanObject *self) {
     self->span.generation = 0;
     if (thread != NULL)
         sp_span_open(thread, &self->span, key_of(self, thread),
-                     self->parent != NULL ? &self->parent->span : NULL);
+                     self->parent != NULL ? span_run_of(self->parent) : NULL);
     return 0;
 }
 
@@ -412,8 +442,22 @@ typedef struct {
     PyObject *result;
 } ReadyObject;
 
+/* Around what the profiler allocates for itself. */
+static struct sp_cell *stop_counting(void) {
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
+    if (thread != NULL) thread->alloc_cell = NULL;
+    return alloc_cell;
+}
+
+static void count_again(struct sp_cell *alloc_cell) {
+    if (sp_thread_self != NULL) sp_thread_self->alloc_cell = alloc_cell;
+}
+
 static PyObject *ready_new(ModuleState *state, PyObject *result) {
+    struct sp_cell *alloc_cell = stop_counting();
     ReadyObject *self = PyObject_New(ReadyObject, state->ready_type);
+    count_again(alloc_cell);
     if (self != NULL) self->result = Py_NewRef(result);
     return (PyObject *)self;
 }
@@ -432,12 +476,15 @@ static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **resul
 }
 
 static PyObject *ready_next(PyObject *self) {
-    PyObject *stop =
-        PyObject_CallOneArg(PyExc_StopIteration, ((ReadyObject *)self)->result);
+    PyObject *result = ((ReadyObject *)self)->result;
+    if (result == Py_None) return NULL; /* the same without an exception */
+    struct sp_cell *alloc_cell = stop_counting();
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
     if (stop != NULL) {
         PyErr_SetObject(PyExc_StopIteration, stop);
         Py_DECREF(stop);
     }
+    count_again(alloc_cell);
     return NULL;
 }
 
@@ -471,8 +518,7 @@ static PyObject *span_aexit(PyObject *object, PyObject *const *args, Py_ssize_t 
 
 /* --- attributes ------------------------------------------------------------------- */
 
-/* The run that the caller means: its own thread's innermost one, else the first. */
-static const struct sp_span *run_of(SpanObject *self) {
+const struct sp_span *span_run_of(SpanObject *self) {
     struct sp_thread *thread = sp_thread_self;
     const struct sp_span *span =
         thread != NULL && self->extra != NULL ? sp_span_find(thread, self) : NULL;
@@ -481,7 +527,7 @@ static const struct sp_span *run_of(SpanObject *self) {
 
 static PyObject *span_get_id(PyObject *object, void *closure) {
     (void)closure;
-    return PyLong_FromUnsignedLongLong(run_of((SpanObject *)object)->id);
+    return PyLong_FromUnsignedLongLong(span_run_of((SpanObject *)object)->id);
 }
 
 static PyObject *span_get_name(PyObject *object, void *closure) {
@@ -501,7 +547,7 @@ static PyObject *span_get_labels(PyObject *object, void *closure) {
 
 static PyObject *span_get_is_recording(PyObject *object, void *closure) {
     (void)closure;
-    const struct sp_span *span = run_of((SpanObject *)object);
+    const struct sp_span *span = span_run_of((SpanObject *)object);
     uint32_t running = sp_session_running();
     return PyBool_FromLong(running != 0 && span->generation == running &&
                            sp_span_state(span) != SP_SPAN_NONE);

@@ -50,6 +50,9 @@ int labels_set_recorded(const char *const *names, size_t count, uint32_t max_val
 SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
                      SpanObject *parent);
 
+/* The run that the caller means: its own thread's innermost one, else the first. */
+const struct sp_span *span_run_of(SpanObject *self);
+
 /* Enter a fresh object on the thread, without asking where from. */
 static inline void span_begin_fresh(SpanObject *self, struct sp_thread *thread,
                                     sp_key key) {
@@ -58,7 +61,7 @@ static inline void span_begin_fresh(SpanObject *self, struct sp_thread *thread,
     if (SP_LIKELY(self->parent == NULL))
         sp_span_begin(thread, &self->span, key);
     else
-        sp_span_begin_under(thread, &self->span, key, &self->parent->span);
+        sp_span_begin_under(thread, &self->span, key, span_run_of(self->parent));
 }
 
 /* Exit: never fails, leaves a pending exception alone. */

@@ -1,0 +1,157 @@
+/* What the tests use of the core, for cffi in ABI mode. Layouts are repeated here
+ * only where tests read them; test_layout.py compares their sizes and offsets. */
+
+/* --- callsite.h ------------------------------------------------------------ */
+struct sp_string {
+    uint32_t length;
+    uint32_t hash;
+    char bytes[];
+};
+struct sp_callsite {
+    const struct sp_string *name, *target, *file;
+    uint32_t line;
+    uint32_t offset;
+    uint32_t id;
+};
+struct sp_label {
+    const struct sp_string *key, *value;
+};
+struct sp_labels {
+    uint32_t count;
+    uint32_t hash;
+    struct sp_label items[];
+};
+struct sp_text {
+    const char *bytes;
+    size_t length;
+};
+uint32_t sp_callsite_intern(struct sp_text name, struct sp_text target,
+                            struct sp_text file, uint32_t line, uint32_t offset);
+uint32_t sp_labels_intern(const struct sp_text *keys, const struct sp_text *values,
+                          uint32_t count, uint32_t max_values);
+void sp_labels_begin(void);
+const struct sp_callsite *sp_callsite_get(uint32_t id);
+const struct sp_labels *sp_labels_get(uint32_t id);
+uint32_t sp_callsite_count(void);
+uint32_t sp_labels_count(void);
+
+/* --- calltree.h ------------------------------------------------------------ */
+typedef uint64_t sp_key;
+uint32_t sp_paths_count(void);
+uint32_t sp_path_parent(uint32_t path);
+sp_key sp_path_key(uint32_t path);
+
+/* --- metric.h -------------------------------------------------------------- */
+struct sp_series {
+    const char *name;
+    const char *unit;
+    int kind;
+    unsigned metrics;
+};
+extern const size_t sp_series_count;
+int sp_kind_find(const char *name);
+int64_t sp_series_value(const struct sp_series *series, const int64_t *values);
+
+/* --- profile.h ------------------------------------------------------------- */
+struct sp_node {
+    int32_t parent;
+    uint32_t callsite;
+    uint32_t labels;
+    int64_t value[7];
+};
+struct sp_profile {
+    uint64_t start_unix;
+    uint64_t duration;
+    uint32_t kinds;
+    uint32_t count;
+    uint32_t room;
+    struct sp_node nodes[];
+};
+struct sp_profile *sp_profile_new(uint32_t count);
+struct sp_profile *sp_profile_copy(const struct sp_profile *profile);
+void sp_profile_free(struct sp_profile *profile);
+struct sp_profile *sp_profile_merge(const struct sp_profile *a,
+                                    const struct sp_profile *b, int sign);
+int sp_profile_split(const struct sp_profile *profile, uint32_t most,
+                     struct sp_profile **first, struct sp_profile **rest);
+bool sp_profile_prune(struct sp_profile *profile);
+int64_t sp_profile_total(const struct sp_profile *profile,
+                         const struct sp_series *series);
+
+/* --- pprof.h --------------------------------------------------------------- */
+int sp_pprof_encode(const struct sp_profile *profile, int kind, const char *program,
+                    unsigned char **data, size_t *length);
+int sp_pprof_decode(const unsigned char *data, size_t length,
+                    struct sp_profile **profile);
+
+/* --- span.h ---------------------------------------------------------------- */
+struct sp_thread;
+struct sp_span;
+void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key);
+void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                         const struct sp_span *parent);
+void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                  const struct sp_span *parent);
+void sp_span_enter(struct sp_thread *thread, struct sp_span *span);
+bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
+void sp_span_close(struct sp_thread *thread, struct sp_span *span);
+void sp_thread_end_detached(struct sp_thread *thread);
+
+/* --- clock.h --------------------------------------------------------------- */
+void sp_clock_setup(void);
+int sp_clock_wall_kind(void);
+int sp_clock_cpu_kind(void);
+uint64_t sp_clock_wall(void);
+
+/* --- collector.h ------------------------------------------------------------ */
+bool sp_flush(int64_t timeout);
+bool sp_stop(int64_t timeout, struct sp_profile **final);
+struct sp_profile *sp_snapshot(void);
+struct sp_profile *sp_collect_delta(struct sp_profile **cumulative);
+
+/* --- support.c --------------------------------------------------------------- */
+size_t spt_layout(const char *what);
+int64_t spt_stat(const char *name);
+void spt_free(void *memory);
+const struct sp_series *spt_series(size_t index);
+const char *spt_metric_name(size_t index);
+
+void spt_clock_use(bool injected);
+void spt_clock_set_wall(uint64_t wall);
+void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system);
+
+int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
+              uint32_t max_label_values);
+uint32_t spt_generation(void);
+
+struct sp_thread *spt_thread_new(unsigned key);
+struct sp_thread *spt_thread_ready(struct sp_thread *thread);
+struct sp_thread *spt_thread_mine(void);
+void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes);
+uint32_t spt_thread_cells(const struct sp_thread *thread);
+
+struct sp_span *spt_span_new(void);
+void spt_span_free(struct sp_span *span);
+int spt_span_state(const struct sp_span *span);
+uint64_t spt_span_id(const struct sp_span *span);
+uint32_t spt_span_path(const struct sp_span *span);
+struct sp_span *spt_take_released(void);
+
+struct spt_readings {
+    uint64_t backwards;
+    uint64_t wall_error;
+    uint64_t cpu_error;
+    uint64_t cpu_elapsed, cpu_measured;
+};
+void spt_clock_trial(uint64_t count, bool want_cpu, struct spt_readings *readings);
+uint64_t spt_burn(uint64_t nanos);
+bool spt_rseq_is_live(void);
+uint64_t spt_thread_cpu(void);
+
+enum spt_deed { SPT_NOTHING, SPT_HANG, SPT_FLUSH, SPT_STOP, SPT_SNAPSHOT, SPT_SPAN };
+struct spt_host;
+struct spt_host *spt_host_new(enum spt_deed deed, sp_key key);
+int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile);
+void spt_host_release(struct spt_host *host);
+uint64_t spt_host_seen(struct spt_host *host, const char *what);
+struct sp_profile *spt_host_sum(struct spt_host *host);

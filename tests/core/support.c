@@ -1,0 +1,382 @@
+/* Test support, compiled into the library that the tests load: an injected clock
+ * that is an array, simulated threads, spans on the heap (where a sanitizer sees
+ * them), and a host for the collector. Nothing here decides anything. */
+#include "../../csrc/core/collector.h"
+#include "../../csrc/core/pprof.h"
+#include "../../csrc/core/span.h"
+#include "../../csrc/core/stats.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct entry {
+    const char *name;
+    uint64_t value;
+};
+
+static uint64_t look_up(const struct entry *entries, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(entries[i].name, name) == 0) return entries[i].value;
+    abort();
+}
+#define LOOK_UP(entries, name) \
+    look_up(entries, sizeof(entries) / sizeof((entries)[0]), name)
+
+size_t spt_layout(const char *what) {
+    const struct entry entries[] = {
+        {"sp_string", sizeof(struct sp_string)},
+        {"sp_callsite", sizeof(struct sp_callsite)},
+        {"sp_label", sizeof(struct sp_label)},
+        {"sp_labels", sizeof(struct sp_labels)},
+        {"sp_text", sizeof(struct sp_text)},
+        {"sp_series", sizeof(struct sp_series)},
+        {"sp_node", sizeof(struct sp_node)},
+        {"sp_node.value", offsetof(struct sp_node, value)},
+        {"sp_profile", sizeof(struct sp_profile)},
+        {"sp_profile.nodes", offsetof(struct sp_profile, nodes)},
+        {"metrics", SP_METRIC_COUNT},
+        {"cell", sizeof(struct sp_cell)},
+    };
+    return LOOK_UP(entries, what);
+}
+
+int64_t spt_stat(const char *name) {
+    const struct entry entries[] = {
+#define X(field) {#field, sp_load(&sp_stats.field)},
+        SP_STATS(X)
+#undef X
+    };
+    return (int64_t)LOOK_UP(entries, name);
+}
+
+void spt_free(void *memory) {
+    free(memory);
+}
+
+const struct sp_series *spt_series(size_t index) {
+    return &sp_series[index];
+}
+
+const char *spt_metric_name(size_t index) {
+    return sp_metric_names[index];
+}
+
+/* --- the injected clock ---------------------------------------------------- */
+
+#define KEYS 64u
+static sp_counter manual_wall, manual_cpu[KEYS], manual_system[KEYS];
+
+static uint64_t read_wall(void *key) {
+    (void)key;
+    return sp_load(&manual_wall);
+}
+static uint64_t read_cpu(void *key) {
+    return sp_load(&manual_cpu[(uintptr_t)key]);
+}
+static uint64_t read_system(void *key) {
+    return sp_load(&manual_system[(uintptr_t)key]);
+}
+
+void spt_clock_use(bool injected) {
+    static const struct sp_clock_source source = {read_wall, read_cpu, read_system};
+    sp_clock_inject(injected ? &source : NULL);
+}
+
+void spt_clock_set_wall(uint64_t wall) {
+    sp_store(&manual_wall, wall);
+}
+
+void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system) {
+    if (key >= KEYS) abort();
+    sp_store(&manual_cpu[key], cpu);
+    sp_store(&manual_system[key], system);
+}
+
+/* --- sessions and threads -------------------------------------------------- */
+
+static struct sp_session_config config = {
+    .track_wall = true, .track_cpu = true, .max_nodes = 1000, .max_label_values = 1000};
+
+int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
+              uint32_t max_label_values) {
+    struct sp_session_config wanted = {wall, cpu, allocations, max_nodes,
+                                       max_label_values};
+    return (int)sp_start(&wanted, NULL);
+}
+
+uint32_t spt_generation(void) {
+    return sp_session_running();
+}
+
+struct sp_thread *spt_thread_new(unsigned key) {
+    return sp_thread_new_detached((void *)(uintptr_t)key, sp_session_running());
+}
+
+/* What the simulated thread finds when it is about to do something with a span. */
+struct sp_thread *spt_thread_ready(struct sp_thread *thread) {
+    struct sp_thread *mine = sp_thread_self;
+    sp_thread_self = thread;
+    struct sp_thread *ready = sp_thread_current();
+    sp_thread_self = mine;
+    return ready;
+}
+
+struct sp_thread *spt_thread_mine(void) {
+    return sp_thread_current();
+}
+
+/* As the allocation hooks do it. */
+void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes) {
+    if (thread->alloc_cell == NULL) return;
+    sp_add(&thread->alloc_cell->value[SP_VALUE_ALLOCS], count);
+    sp_add(&thread->alloc_cell->value[SP_VALUE_BYTES], bytes);
+}
+
+uint32_t spt_thread_cells(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->cells.count, memory_order_acquire);
+}
+
+/* --- spans ------------------------------------------------------------------ */
+
+struct sp_span *spt_span_new(void) {
+    return calloc(1, sizeof(struct sp_span));
+}
+void spt_span_free(struct sp_span *span) {
+    free(span);
+}
+int spt_span_state(const struct sp_span *span) {
+    return (int)sp_span_state(span);
+}
+uint64_t spt_span_id(const struct sp_span *span) {
+    return span->id;
+}
+uint32_t spt_span_path(const struct sp_span *span) {
+    return span->path;
+}
+
+static pthread_mutex_t released_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sp_span *released[4096];
+static unsigned released_count;
+
+static void keep_released(struct sp_span *span) {
+    pthread_mutex_lock(&released_lock);
+    if (released_count == sizeof released / sizeof released[0]) abort();
+    released[released_count++] = span;
+    pthread_mutex_unlock(&released_lock);
+}
+
+/* The next span that the core has let go of, or NULL. */
+struct sp_span *spt_take_released(void) {
+    sp_span_release = keep_released;
+    pthread_mutex_lock(&released_lock);
+    struct sp_span *span = released_count > 0 ? released[--released_count] : NULL;
+    pthread_mutex_unlock(&released_lock);
+    return span;
+}
+
+/* --- the real clocks -------------------------------------------------------- */
+
+struct spt_readings {
+    uint64_t backwards;  /* readings before the one before */
+    uint64_t wall_error; /* most that a reading lay outside CLOCK_MONOTONIC's */
+    uint64_t cpu_error;  /* the same for CLOCK_THREAD_CPUTIME_ID, without the edges */
+    uint64_t cpu_elapsed, cpu_measured; /* whole trial: the kernel's, the clock's */
+};
+
+static uint64_t gettime(clockid_t id) {
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t spt_thread_cpu(void) {
+    return gettime(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static uint64_t outside(uint64_t value, uint64_t low, uint64_t high) {
+    return value < low ? low - value : value > high ? value - high : 0;
+}
+
+void spt_clock_trial(uint64_t count, bool want_cpu, struct spt_readings *readings) {
+    struct sp_clock clock = {.key = NULL};
+    struct sp_moment last, now;
+    memset(readings, 0, sizeof *readings);
+    sp_clock_setup();
+    sp_clock_attach(&clock, want_cpu, &last);
+    uint64_t cpu_start = spt_thread_cpu(), measured_start = last.cpu;
+    for (uint64_t i = 0; i < count; i++) {
+        /* Most readings in a row, as spans take them; some beside the kernel's. */
+        bool compare = i % 64 == 0;
+        uint64_t wall_low = compare ? gettime(CLOCK_MONOTONIC) : 0;
+        uint64_t cpu_low = compare && want_cpu ? spt_thread_cpu() : 0;
+        sp_clock_now(&clock, &last, &now);
+        if (now.wall < last.wall || now.cpu < last.cpu) readings->backwards++;
+        if (compare) {
+            uint64_t cpu_high = want_cpu ? spt_thread_cpu() : 0;
+            uint64_t wall_high = gettime(CLOCK_MONOTONIC);
+            uint64_t error = outside(now.wall, wall_low, wall_high);
+            if (error > readings->wall_error) readings->wall_error = error;
+            error = want_cpu ? outside(now.cpu, cpu_low, cpu_high) : 0;
+            if (error > readings->cpu_error) readings->cpu_error = error;
+        }
+        last = now;
+    }
+    readings->cpu_measured = last.cpu - measured_start;
+    readings->cpu_elapsed = spt_thread_cpu() - cpu_start;
+}
+
+/* Use that much CPU; returns what it came to, in ns. */
+uint64_t spt_burn(uint64_t nanos) {
+    uint64_t start = spt_thread_cpu(), now;
+    do now = spt_thread_cpu();
+    while (now - start < nanos);
+    return now - start;
+}
+
+/* Whether a descheduling is noticed: sleeps, then asks the clock's own marker. */
+bool spt_rseq_is_live(void) {
+    struct sp_clock clock = {.key = NULL};
+    struct sp_moment now;
+    sp_clock_setup();
+    sp_clock_attach(&clock, true, &now);
+    if (!clock.has_rseq || *clock.marker != clock.armed) return false;
+    struct timespec nap = {0, 1000000};
+    nanosleep(&nap, NULL);
+    return *clock.marker != clock.armed;
+}
+
+/* --- a host for the collector ------------------------------------------------ */
+
+enum spt_deed { SPT_NOTHING, SPT_HANG, SPT_FLUSH, SPT_STOP, SPT_SNAPSHOT, SPT_SPAN };
+
+struct spt_host {
+    enum spt_deed deed; /* what it does in each report */
+    sp_key key;
+    pthread_mutex_t mutex; /* guards all below */
+    pthread_cond_t changed;
+    bool let_go;
+    uint64_t begun, reports, lasts, after_last, ended, concurrent, inside;
+    uint64_t unblocked_signals, without_profile, deed_result;
+    struct sp_profile *sum;
+};
+
+struct spt_host *spt_host_new(enum spt_deed deed, sp_key key) {
+    struct spt_host *host = calloc(1, sizeof *host);
+    host->deed = deed;
+    host->key = key;
+    pthread_mutex_init(&host->mutex, NULL);
+    pthread_cond_init(&host->changed, NULL);
+    host->sum = sp_profile_new(0);
+    return host;
+}
+
+static void on_begin(void *context) {
+    struct spt_host *host = context;
+    sigset_t blocked;
+    pthread_sigmask(SIG_SETMASK, NULL, &blocked);
+    pthread_mutex_lock(&host->mutex);
+    host->begun++;
+    for (int signal = 1; signal < 32; signal++)
+        if (signal != SIGKILL && signal != SIGSTOP && !sigismember(&blocked, signal))
+            host->unblocked_signals++;
+    pthread_mutex_unlock(&host->mutex);
+}
+
+static uint64_t do_deed(struct spt_host *host) {
+    struct sp_profile *profile = NULL;
+    uint64_t result = 0;
+    switch (host->deed) {
+    case SPT_NOTHING: break;
+    case SPT_HANG:
+        pthread_mutex_lock(&host->mutex);
+        while (!host->let_go) pthread_cond_wait(&host->changed, &host->mutex);
+        pthread_mutex_unlock(&host->mutex);
+        break;
+    case SPT_FLUSH: result = sp_flush(-1); break;
+    case SPT_STOP:
+        result = sp_stop(-1, &profile);
+        sp_profile_free(profile);
+        break;
+    case SPT_SNAPSHOT:
+        profile = sp_snapshot();
+        result = profile != NULL;
+        sp_profile_free(profile);
+        break;
+    case SPT_SPAN: {
+        struct sp_thread *thread = sp_thread_current();
+        result = thread == NULL; /* rule 6.7: nothing of the reporter's is recorded */
+        break;
+    }
+    }
+    return result;
+}
+
+static void on_report(void *context, struct sp_profile *profile, bool last) {
+    struct spt_host *host = context;
+    pthread_mutex_lock(&host->mutex);
+    host->reports++;
+    if (host->lasts > 0) host->after_last++;
+    if (last) host->lasts++;
+    if (host->inside++ > 0) host->concurrent++;
+    if (profile == NULL) {
+        host->without_profile++;
+    } else {
+        struct sp_profile *sum = sp_profile_merge(host->sum, profile, 1);
+        sp_profile_free(host->sum);
+        sp_profile_free(profile);
+        host->sum = sum;
+    }
+    pthread_mutex_unlock(&host->mutex);
+    uint64_t result = do_deed(host);
+    pthread_mutex_lock(&host->mutex);
+    host->deed_result += result;
+    host->inside--;
+    pthread_mutex_unlock(&host->mutex);
+}
+
+static void on_end(void *context) {
+    struct spt_host *host = context;
+    pthread_mutex_lock(&host->mutex);
+    host->ended++;
+    pthread_mutex_unlock(&host->mutex);
+}
+
+int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile) {
+    struct sp_host wanted = {host, on_begin, on_report, on_end, want_profile, interval};
+    return (int)sp_start(&config, &wanted);
+}
+
+void spt_host_release(struct spt_host *host) {
+    pthread_mutex_lock(&host->mutex);
+    host->let_go = true;
+    pthread_cond_broadcast(&host->changed);
+    pthread_mutex_unlock(&host->mutex);
+}
+
+uint64_t spt_host_seen(struct spt_host *host, const char *what) {
+    pthread_mutex_lock(&host->mutex);
+    const struct entry entries[] = {
+        {"begun", host->begun},
+        {"reports", host->reports},
+        {"lasts", host->lasts},
+        {"after_last", host->after_last},
+        {"ended", host->ended},
+        {"concurrent", host->concurrent},
+        {"unblocked_signals", host->unblocked_signals},
+        {"without_profile", host->without_profile},
+        {"deed_result", host->deed_result},
+    };
+    pthread_mutex_unlock(&host->mutex);
+    return LOOK_UP(entries, what);
+}
+
+/* The sum of all profiles reported so far; the caller's to free. */
+struct sp_profile *spt_host_sum(struct spt_host *host) {
+    pthread_mutex_lock(&host->mutex);
+    struct sp_profile *sum = sp_profile_copy(host->sum);
+    pthread_mutex_unlock(&host->mutex);
+    return sum;
+}
