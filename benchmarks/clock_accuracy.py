@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import harness
+
 import spanprof
 
 BURST = 300_000

@@ -64,7 +64,8 @@ class Worker:
     def time(self, case: str, n: int) -> float:
         """Nanoseconds for one of ``n`` pieces of work, the loop taken off."""
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         print(case, n, file=stdin, flush=True)
         answer = stdout.readline()
         if not answer:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import harness
+
 import spanprof
 
 SPANS = 20_000

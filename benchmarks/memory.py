@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import harness
+
 import spanprof
 
 SPANS = 10_000_000

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import harness
+
 import spanprof
 
 DEPTH = 5

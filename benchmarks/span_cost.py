@@ -19,6 +19,7 @@ from time import perf_counter_ns
 from types import ModuleType
 
 import harness
+
 import spanprof
 
 SLICE = 20_000
@@ -152,7 +153,8 @@ def load_floor() -> ModuleType | None:
     if not path:
         return None
     spec = importlib.util.spec_from_file_location("floor", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -21,7 +21,8 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def interpreter(code: str) -> float:
-    command = [sys.executable, "-c", code]
+    # -P: the installed package, and not one that lies in the current directory.
+    command = [sys.executable, "-P", "-c", code]
     return milliseconds(lambda: subprocess.run(command, check=True))
 
 

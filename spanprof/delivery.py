@@ -7,6 +7,7 @@ and one that hangs can be named.
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -30,8 +31,12 @@ class Delivery:
         self._log = LimitedLog()
         self._lock = threading.Lock()
         self._flushes = 0  # under the lock: how many callers of flush() wait now
+        self._begun = threading.Event()
+        self._ended = threading.Event()
+        if not reporters:  # then there is no reporter thread
+            self._begun.set()
+            self._ended.set()
         # Below: written on the reporter thread alone; `_calling` is read by others.
-        self._begun = False
         self._thread: int | None = None
         self._held: _core.ProfileData | None = None
         self._calling: tuple[Reporter, str] | None = None
@@ -53,6 +58,13 @@ class Delivery:
 
     def flush(self, timeout: float | None) -> bool:
         """Have everything reported; False if that took longer than ``timeout``."""
+        # Not before the call that start() asked for has been made: a request that is
+        # met together with that one would be met twice.
+        began = time.monotonic()
+        if not self._begun.wait(timeout):
+            return False
+        if timeout is not None:
+            timeout = max(timeout - (time.monotonic() - began), 0)
         with self._lock:
             self._flushes += 1
         try:
@@ -61,19 +73,28 @@ class Delivery:
             with self._lock:
                 self._flushes -= 1
 
+    def wait_for_end(self, timeout: float | None) -> bool:
+        """Wait for the last call of all to return; False if ``timeout`` was short."""
+        return self._ended.wait(timeout)
+
+    def abandon_in_child(self) -> None:
+        """After a fork: nobody is going to call anybody here."""
+        self._ended = threading.Event()
+        self._ended.set()
+
     def on_report(self, data: _core.ProfileData | None, last: bool) -> None:
         """Called by the core, on the reporter thread."""
-        draining = last or self._flushes > 0
-        if not self._begun:
-            self._begun = True
+        if not self._begun.is_set():
             self._thread = threading.get_ident()
             for reporter in self._beginners:
                 self._call(reporter, "init", self._config)
-            if not draining:
-                # The call that start() asks for, so that init() need not wait for the
+            self._begun.set()
+            if not last:
+                # The call that start() asked for, so that init() need not wait for the
                 # first report. What was measured meanwhile goes into that one.
                 self._held = data
                 return
+        draining = last or self._flushes > 0
         if self._held is not None:
             data = self._held.merge(data, 1) if data is not None else self._held
             self._held = None
@@ -89,6 +110,7 @@ class Delivery:
         if last:
             self._log.finish(logging.ERROR, "reporters failed")
             self._thread = None  # the number may soon be another thread's
+            self._ended.set()
 
     def _call(self, reporter: Reporter, method: str, *arguments: object) -> None:
         self._calling = reporter, method

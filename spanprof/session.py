@@ -21,6 +21,8 @@ from .reporters.base import Reporter
 # reporter thread, which may come here itself.
 _lock = threading.RLock()
 _current: "Session | None" = None
+_left_to_reporter: "Session | None" = None
+"""Stopped by its own reporter, which could not wait for its own end."""
 _is_installed = False
 
 
@@ -41,7 +43,6 @@ class Session:
         and that still run; -1 if start() made it."""
         self._stopped = threading.Event()
         self._final: Profile | None = None
-        self._in_time = True
         self._begin()
 
     def _begin(self) -> None:
@@ -102,33 +103,41 @@ class Session:
         ``math.inf``: no limit). If that was too short, a warning on the ``spanprof``
         logger names the reporter that still runs, and the answer is False: that
         reporter goes on by itself. Stopping again does nothing but wait as well.
+        Called by a reporter, it does not wait: the last report comes after it.
         """
-        global _current
+        global _current, _left_to_reporter
         limit = self._limit(timeout)
+        began = time.monotonic()
         with _lock:
             is_first = _current is self
             if is_first:
                 _current = None
-        if not is_first:
-            if not self._delivery.is_here:
-                self._stopped.wait(limit)
-            return self._stopped.is_set() and self._in_time
-        try:
-            began = time.monotonic()
-            stopped = _core.session_stop(limit)
-            if stopped is not None:
-                data, self._in_time = stopped
-                self._final = Profile(data)
-            if not self._in_time and not self._delivery.is_here:
-                counters.count("reporter_timeouts")
-                logger.warning(
-                    "%s has not returned for %.1f s: not waiting for it any longer",
-                    self._delivery.calling or "a reporter",
-                    time.monotonic() - began,
-                )
-        finally:
-            self._stopped.set()
-        return self._in_time
+        if is_first:
+            try:
+                stopped = _core.session_stop(limit)
+                if stopped is not None:
+                    self._final = Profile(stopped[0])
+            finally:
+                self._stopped.set()
+        if self._delivery.is_here:
+            _left_to_reporter = self
+            return True
+        return self._wait(limit, began, warn=is_first)
+
+    def _wait(self, limit: float | None, began: float, warn: bool) -> bool:
+        def left() -> float | None:
+            return limit and max(limit - (time.monotonic() - began), 0)
+
+        if self._stopped.wait(left()) and self._delivery.wait_for_end(left()):
+            return True
+        if warn:
+            counters.count("reporter_timeouts")
+            logger.warning(
+                "%s has not returned for %.1f s: not waiting for it any longer",
+                self._delivery.calling or "a reporter",
+                time.monotonic() - began,
+            )
+        return False
 
     def _limit(self, timeout: float | None) -> float | None:
         """A time-out as the core takes it."""
@@ -147,6 +156,7 @@ class Session:
         stopped = _core.session_stop(0)
         self._stopped = threading.Event()
         self._stopped.set()
+        self._delivery.abandon_in_child()
         if stopped is not None:
             self._final = Profile(stopped[0])
 
@@ -255,15 +265,22 @@ def _start(
     _current = session
     if not _is_installed:
         _is_installed = True
-        atexit.register(stop)
+        atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork_in_child)
     return session
 
 
+def _at_exit() -> None:
+    stop()
+    if _left_to_reporter is not None:
+        _left_to_reporter.stop()
+
+
 def _after_fork_in_child() -> None:
     # Locks may be held by threads that the child does not have.
-    global _lock, _current
+    global _lock, _current, _left_to_reporter
     _lock = threading.RLock()
+    _left_to_reporter = None
     counters.relock_in_child()
     session = _current
     if session is None:

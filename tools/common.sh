@@ -91,7 +91,10 @@ END
 make_venv() {
     local venv=$1 identity wanted list options=(--prefer-binary)
     shift
-    identity="$venv $("$python" -c 'import sys; print(sys.executable, sys.version)')"
+    identity="$venv $("$python" -c '
+import os, sys
+print(os.path.realpath(sys.executable), sys.version)
+')"
     if [ "$(cat "$venv/made-by" 2>/dev/null)" != "$identity" ]; then
         say "virtual environment $(basename "$venv") of $python"
         rm -rf "$venv"
@@ -149,10 +152,15 @@ install_spanprof() {
         printf '%s\n' "$wanted" >"$venv/installed"
     fi
 
-    # The source tree has a package of the same name.
-    python -P -c '
-import sys, spanprof
-if not spanprof.__file__.startswith(sys.prefix):
-    sys.exit(f"{spanprof.__file__} is not the installed package")
-'
+    # The source tree has a package of the same name, and meson.build lists files.
+    python -P - <<'END'
+import pathlib, sys, spanprof
+
+installed = pathlib.Path(spanprof.__file__).parent
+if not installed.is_relative_to(sys.prefix):
+    sys.exit(f"{installed} is not the installed package")
+for file in pathlib.Path("spanprof").rglob("*.py"):
+    if not (installed.parent / file).exists():
+        sys.exit(f"spanprof/meson.build does not install {file}")
+END
 }

@@ -14,27 +14,31 @@ mirror() {
 
 # debian_root SUITE PACKAGE... sets template to a root with the packages, and makes
 # it if there is none of this week.
+# Nobody is to write to it: see copy_root.
 debian_root() {
     local suite=$1 new
+    template=$cache/roots/$(IFS=-; echo "$*")
+    new=$template.new
     shift
-    template=$cache/roots/$suite
-    if [ -n "$(find "$template/packages" -mtime -7 2>/dev/null)" ] &&
-        [ "$(cat "$template/packages")" = "$*" ]; then
+    mkdir -p "$cache/roots"
+    exec {lock}>"$cache/roots/lock"
+    flock "$lock"
+    if [ -n "$(find "$template/complete" -mtime -7 2>/dev/null)" ]; then
+        exec {lock}>&-
         return
     fi
-    say "Debian root of $suite"
-    mkdir -p "$cache/roots"
-    new=$(mktemp -d "$cache/roots/new.XXXXXX")
-    chmod 755 "$new"
+    say "Debian root of $suite with $*"
+    rm -rf --one-file-system "$new"
     quietly debootstrap --variant=minbase "$suite" "$new" "$(mirror)"
     configure_root "$new"
     quietly in_root "$new" apt-get update
     quietly in_root "$new" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "$@"
     cp -L /etc/ssl/certs/ca-certificates.crt "$new/etc/ssl/certs/"
-    printf '%s\n' "$*" >"$new/packages"
-    rm -rf "$template"
+    touch "$new/complete"
+    rm -rf --one-file-system "$template"
     mv "$new" "$template"
+    exec {lock}>&-
 }
 
 # How this machine reaches the network: resolver, certificates, proxies.
@@ -59,10 +63,14 @@ configure_root() {
 # copy_root ROOT sets copy to one that is removed when the script ends.
 copy_root() {
     mkdir -p "$cache/copies"
+    # What a script left that was killed.
+    find "$cache/copies" -mindepth 1 -maxdepth 1 -mmin +300 \
+        -exec rm -rf --one-file-system {} +
     copy=$(mktemp -d "$cache/copies/XXXXXX")
     trap 'rm -rf --one-file-system "$copy"' EXIT
     trap 'exit 1' INT TERM
     cp -a "$1/." "$copy"
+    touch "$copy"
 }
 
 # in_root ROOT COMMAND... runs a command there, with nothing of this machine's
@@ -88,7 +96,7 @@ in_root() {
 
 # copy_sources DIR copies what a clone would have, with what is not committed yet.
 copy_sources() {
-    cd "$root"
+    cd "${root:?}"
     git -c safe.directory="$root" ls-files --cached --others --exclude-standard -z |
         while IFS= read -r -d '' file; do
             # Deleted files are listed too.

@@ -21,7 +21,8 @@ need_python() {
     local name=${PYTHON:-python3} path version
     if ! path=$(find_python "$name"); then
         case $name in
-            python3 | python3.[0-9]*) missing+=("$name" "$name-dev" "$name-venv") ;;
+            python3.[0-9] | python3.10) fail "spanprof needs Python 3.11 or later" ;;
+            python3 | python3.1[0-9]) missing+=("$name" "$name-dev" "$name-venv") ;;
             *) fail "there is no $name" ;;
         esac
         return

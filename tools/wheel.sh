@@ -17,5 +17,4 @@ quietly python -m pip wheel --no-deps --no-build-isolation --wheel-dir="$build/p
 auditwheel show "$build"/plain/*.whl
 quietly auditwheel repair --wheel-dir="$build/repaired" "$build"/plain/*.whl
 mkdir -p dist
-cp "$build"/repaired/*.whl dist/
-ls dist/*"-cp${tag//[.t]/}-"*.whl
+cp -v "$build"/repaired/*.whl dist/

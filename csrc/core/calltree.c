@@ -40,6 +40,8 @@ static uint32_t path_intern_locked(uint32_t parent, sp_key key) {
     if (known != 0) return known;
 
     uint32_t number = atomic_load_explicit(&path_count, memory_order_relaxed);
+    /* A thread that has not noticed yet that another session began. */
+    if (parent >= number) return 0;
     if (number > path_limit) {
         sp_count(&sp_stats.nodes_folded);
         /* Under "(other)" all is "(other)": the fold adds one node a parent. */

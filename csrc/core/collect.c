@@ -11,13 +11,14 @@
 #include <string.h>
 #include <time.h>
 
-/* What was given out of one path. `reported` is the base line of the next
- * delta. A running span's time is first read from outside and later charged by
- * its thread, whose clock may differ by some nanoseconds, and system time may be
- * found only after it was taken for user time: so that no value ever falls,
- * `shown` is a floor. */
+/* What was given out of one path, so that no value ever falls: a running span's
+ * time is first read from outside and later charged by its thread, whose clock may
+ * differ by some nanoseconds; an idle span may be entered in the middle of a reading,
+ * which then misses it; and system time may be found only after it was taken for user
+ * time. `reported` is the base line of the next delta as well; `shown` holds what
+ * snapshots gave out, and takes no memory before the first one. */
 struct shown {
-    uint64_t busy, cpu, user;
+    uint64_t busy, idle, cpu, user;
 };
 struct reported {
     int64_t value[SP_METRIC_COUNT];
@@ -134,21 +135,69 @@ static uint64_t monotonic_now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* The path's times, none below what was given out before. */
+static struct shown times_of(uint32_t path, const uint64_t *sum) {
+    uint64_t cpu = sum[SP_VALUE_CPU], system = sum[SP_VALUE_SYSTEM];
+    struct shown times = {sum[SP_VALUE_BUSY], sum[SP_VALUE_IDLE], cpu,
+                          cpu > system ? cpu - system : 0};
+    if (path < reported_count) {
+        const int64_t *reported = ((struct reported *)sp_slab_at(
+                                       &reported_slab, path, sizeof(struct reported)))
+                                      ->value;
+        uint64_t user = (uint64_t)reported[SP_CPU_USER];
+        times.busy = larger(times.busy, (uint64_t)reported[SP_WALL_BUSY]);
+        times.idle = larger(times.idle, (uint64_t)reported[SP_WALL_IDLE]);
+        times.cpu = larger(times.cpu, user + (uint64_t)reported[SP_CPU_SYSTEM]);
+        times.user = larger(times.user, user);
+    }
+    if (path < shown_count) {
+        const struct shown *shown = sp_slab_at(&shown_slab, path, sizeof *shown);
+        times.busy = larger(times.busy, shown->busy);
+        times.idle = larger(times.idle, shown->idle);
+        times.cpu = larger(times.cpu, shown->cpu);
+        times.user = larger(times.user, shown->user);
+    }
+    return times;
+}
+
+static void fill_node(struct sp_node *node, uint32_t path, const uint64_t *sum) {
+    struct shown times = times_of(path, sum);
+    sp_key key = sp_path_key(path);
+    node->parent = (int32_t)sp_path_parent(path) - 1;
+    node->callsite = sp_key_callsite(key);
+    node->labels = sp_key_labels(key);
+    memset(node->value, 0, sizeof node->value);
+    node->value[SP_CALLS] = (int64_t)sum[SP_VALUE_CALLS];
+    if (sp_session_config.track_wall) {
+        node->value[SP_WALL_BUSY] = (int64_t)times.busy;
+        node->value[SP_WALL_IDLE] = (int64_t)times.idle;
+    }
+    if (sp_session_config.track_cpu) {
+        node->value[SP_CPU_USER] = (int64_t)times.user;
+        node->value[SP_CPU_SYSTEM] = (int64_t)(times.cpu - times.user);
+    }
+    node->value[SP_ALLOC_OBJECTS] = (int64_t)sum[SP_VALUE_ALLOCS];
+    node->value[SP_ALLOC_SPACE] = (int64_t)sum[SP_VALUE_BYTES];
+}
+
 /* The values of every path so far; NULL out of memory. */
 static struct sp_profile *collect(void) {
+    uint64_t began = monotonic_now();
     uint32_t generation = sp_session_running();
     struct sums sums = {sp_paths_count(), NULL};
     size_t size = sums.count * sizeof *sums.of;
     sums.of = sp_big_alloc(size);
     struct sp_profile *profile = sp_profile_new(sums.count - 1);
-    if (sums.of == NULL || profile == NULL ||
-        !slab_extend(&shown_slab, &shown_count, sums.count, sizeof(struct shown))) {
+    if (sums.of == NULL || profile == NULL) {
         sp_big_free(sums.of, size);
         sp_profile_free(profile);
         sp_count(&sp_stats.out_of_memory);
         return NULL;
     }
-    uint64_t began = monotonic_now();
     uint64_t wall = sp_clock_wall();
     for (const struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
         if (atomic_load_explicit(&t->data_generation, memory_order_acquire) ==
@@ -162,35 +211,9 @@ static struct sp_profile *collect(void) {
     if (sp_session_config.track_wall) profile->kinds |= SP_BIT(SP_KIND_WALL);
     if (sp_session_config.track_cpu) profile->kinds |= SP_BIT(SP_KIND_CPU);
     if (sp_session_config.track_allocations) profile->kinds |= SP_BIT(SP_KIND_ALLOC);
+    for (uint32_t path = 1; path < sums.count; path++)
+        fill_node(&profile->nodes[path - 1], path, sums.of[path]);
 
-    for (uint32_t path = 1; path < sums.count; path++) {
-        const uint64_t *sum = sums.of[path];
-        struct shown *shown = sp_slab_at(&shown_slab, path, sizeof *shown);
-        uint64_t user = sum[SP_VALUE_CPU] > sum[SP_VALUE_SYSTEM]
-                            ? sum[SP_VALUE_CPU] - sum[SP_VALUE_SYSTEM]
-                            : 0;
-        if (sum[SP_VALUE_BUSY] > shown->busy) shown->busy = sum[SP_VALUE_BUSY];
-        if (sum[SP_VALUE_CPU] > shown->cpu) shown->cpu = sum[SP_VALUE_CPU];
-        if (user > shown->user) shown->user = user;
-
-        sp_key key = sp_path_key(path);
-        struct sp_node *node = &profile->nodes[path - 1];
-        node->parent = (int32_t)sp_path_parent(path) - 1;
-        node->callsite = sp_key_callsite(key);
-        node->labels = sp_key_labels(key);
-        memset(node->value, 0, sizeof node->value);
-        node->value[SP_CALLS] = (int64_t)sum[SP_VALUE_CALLS];
-        if (sp_session_config.track_wall) {
-            node->value[SP_WALL_BUSY] = (int64_t)shown->busy;
-            node->value[SP_WALL_IDLE] = (int64_t)sum[SP_VALUE_IDLE];
-        }
-        if (sp_session_config.track_cpu) {
-            node->value[SP_CPU_USER] = (int64_t)shown->user;
-            node->value[SP_CPU_SYSTEM] = (int64_t)(shown->cpu - shown->user);
-        }
-        node->value[SP_ALLOC_OBJECTS] = (int64_t)sum[SP_VALUE_ALLOCS];
-        node->value[SP_ALLOC_SPACE] = (int64_t)sum[SP_VALUE_BYTES];
-    }
     sp_big_free(sums.of, size);
     sp_count(&sp_stats.snapshots);
     atomic_fetch_add_explicit(&sp_stats.snapshot_nanos, monotonic_now() - began,
@@ -208,7 +231,22 @@ static struct sp_profile *tidy(struct sp_profile *profile) {
 }
 
 struct sp_profile *sp_collect_cumulative(void) {
-    return tidy(collect());
+    struct sp_profile *profile = collect();
+    if (profile == NULL) return NULL;
+    if (!slab_extend(&shown_slab, &shown_count, profile->count + 1,
+                     sizeof(struct shown))) {
+        sp_profile_free(profile);
+        return NULL;
+    }
+    for (uint32_t n = 0; n < profile->count; n++) {
+        const int64_t *value = profile->nodes[n].value;
+        struct shown *shown = sp_slab_at(&shown_slab, n + 1, sizeof *shown);
+        *shown =
+            (struct shown){(uint64_t)value[SP_WALL_BUSY], (uint64_t)value[SP_WALL_IDLE],
+                           (uint64_t)(value[SP_CPU_USER] + value[SP_CPU_SYSTEM]),
+                           (uint64_t)value[SP_CPU_USER]};
+    }
+    return tidy(profile);
 }
 
 struct sp_profile *sp_collect_delta(struct sp_profile **cumulative) {

@@ -172,7 +172,14 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
     }
 }
 
+/* The stack of a session that is over: its spans may have been exited elsewhere
+ * since, and their memory freed. */
+static bool is_stale(const struct sp_thread *thread) {
+    return generation_of(thread) != sp_session_running();
+}
+
 static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) {
+    if (is_stale(thread)) return false;
     for (const struct sp_span *s = thread->top; s != NULL; s = s->below)
         if (s == span) return true;
     return false;
@@ -213,6 +220,7 @@ bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
 }
 
 struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner) {
+    if (is_stale(thread)) return NULL;
     struct sp_span *span = thread->top;
     while (span != NULL && span->owner != owner) span = span->below;
     return span;
@@ -220,6 +228,11 @@ struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner) {
 
 SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
     if (thread->top == NULL) return;
+    if (is_stale(thread)) {
+        thread->top = NULL;
+        thread->alloc_cell = NULL;
+        return;
+    }
     boundary(thread, sp_cell_at(&thread->cells, 0));
     struct sp_span *span = thread->top;
     thread->top = NULL;
@@ -325,4 +338,8 @@ void sp_spans_unlock(void) {
 }
 void sp_spans_relock_in_child(void) {
     open_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    /* Their idle time up to here is the parent's to report. */
+    uint64_t wall = sp_clock_wall();
+    for (struct sp_span *s = open_spans; s != NULL; s = s->open_next)
+        s->idle_since = wall;
 }

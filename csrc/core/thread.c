@@ -98,6 +98,16 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     return true;
 }
 
+/* Make the thread's data those of the generation. One that has only now got its
+ * state goes on with the values of a thread that has ended. */
+static bool settle_in(struct sp_thread *thread, uint32_t generation, bool adopted) {
+    if (atomic_load_explicit(&thread->data_generation, memory_order_relaxed) !=
+        generation)
+        return enter_generation(thread, generation);
+    if (adopted) settle(thread);
+    return true;
+}
+
 static struct sp_thread *join(uint32_t generation) {
     struct sp_thread *thread = sp_thread_self;
     bool adopted = thread == NULL;
@@ -111,13 +121,7 @@ static struct sp_thread *join(uint32_t generation) {
         sp_thread_self = thread;
         pthread_setspecific(exit_key, thread);
     }
-    if (atomic_load_explicit(&thread->data_generation, memory_order_relaxed) !=
-        generation) {
-        if (!enter_generation(thread, generation)) return NULL;
-    } else if (adopted) {
-        settle(thread); /* goes on with the values of a thread that has ended */
-    }
-    return thread;
+    return settle_in(thread, generation, adopted) ? thread : NULL;
 }
 
 SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
@@ -155,7 +159,7 @@ struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation) {
     struct sp_thread *thread = acquire();
     if (thread == NULL) return NULL;
     thread->clock.key = key;
-    if (!enter_generation(thread, generation)) return NULL;
+    if (!settle_in(thread, generation, true)) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_relaxed);
     return thread;
 }

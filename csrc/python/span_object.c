@@ -307,7 +307,9 @@ static struct sp_span *some_held_run(SpanObject *self) {
 }
 
 static SP_COLD void leave_slow(SpanObject *self) {
-    struct sp_thread *thread = sp_thread_self;
+    /* Sees to what other threads asked for, and drops the stack of a session that is
+     * over: what is on it may have been exited elsewhere since, and be gone. */
+    struct sp_thread *thread = sp_thread_current();
     struct sp_span *span = thread != NULL ? sp_span_find(thread, self) : NULL;
     if (span == NULL) {
         if (self->unrecorded > 0) {
@@ -329,10 +331,19 @@ static SP_COLD void leave_slow(SpanObject *self) {
     if (sp_span_exit(thread, span)) release_run(self, span);
 }
 
+/* Whether the thread's stack is of the running session, and nobody wants anything
+ * of it. */
+static inline bool is_settled(const struct sp_thread *thread) {
+    uint32_t running =
+        atomic_load_explicit(&sp_session_generation, memory_order_relaxed);
+    return running != 0 &&
+           atomic_load_explicit(&thread->generation, memory_order_relaxed) == running;
+}
+
 void span_leave(SpanObject *self) {
     SPANPROF_LOCK(self);
     struct sp_thread *thread = sp_thread_self;
-    if (SP_LIKELY(thread != NULL && thread->top == &self->span &&
+    if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
                   !self->close_pending)) {
         sp_span_exit(thread, &self->span);
         self->held = false;
@@ -519,9 +530,8 @@ static PyObject *span_aexit(PyObject *object, PyObject *const *args, Py_ssize_t 
 /* --- attributes ------------------------------------------------------------------- */
 
 const struct sp_span *span_run_of(SpanObject *self) {
-    struct sp_thread *thread = sp_thread_self;
-    const struct sp_span *span =
-        thread != NULL && self->extra != NULL ? sp_span_find(thread, self) : NULL;
+    struct sp_thread *thread = self->extra != NULL ? sp_thread_current() : NULL;
+    const struct sp_span *span = thread != NULL ? sp_span_find(thread, self) : NULL;
     return span != NULL ? span : &self->span;
 }
 
@@ -719,10 +729,14 @@ PyDoc_STRVAR(
     "a session.");
 
 static PyObject *current_span(PyObject *module, PyObject *Py_UNUSED(ignored)) {
-    (void)module;
     struct sp_thread *thread = sp_thread_current();
-    if (thread == NULL || thread->top == NULL) Py_RETURN_NONE;
-    return Py_NewRef((PyObject *)thread->top->owner);
+    struct sp_span *span = thread != NULL ? thread->top : NULL;
+    /* The thread may run another interpreter inside a span of this one. */
+    PyTypeObject *type = state_of_module(module)->span_type;
+    while (span != NULL && !Py_IS_TYPE((PyObject *)span->owner, type))
+        span = span->below;
+    if (span == NULL) Py_RETURN_NONE;
+    return Py_NewRef((PyObject *)span->owner);
 }
 
 static PyMethodDef span_functions[] = {

@@ -84,10 +84,6 @@ class PProfReporter(Reporter):
     def flush(self) -> None:
         while self.draining and self._rest is not None:
             self._rest = self._write_heaviest(self._rest)
-        if self.draining:
-            self._log.finish(
-                logging.WARNING, f"{self!r} could not write all its profiles"
-            )
 
     def _write_heaviest(self, data: ProfileData) -> ProfileData | None:
         """Write as much as goes into one profile of each kind; return the rest."""

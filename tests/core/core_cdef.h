@@ -48,7 +48,7 @@ struct sp_series {
     int kind;
     unsigned metrics;
 };
-extern const size_t sp_series_count;
+size_t spt_series_count(void);
 int sp_kind_find(const char *name);
 int64_t sp_series_value(const struct sp_series *series, const int64_t *values);
 

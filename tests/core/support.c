@@ -1,6 +1,7 @@
 /* Test support, compiled into the library that the tests load: an injected clock
  * that is an array, simulated threads, spans on the heap (where a sanitizer sees
  * them), and a host for the collector. Nothing here decides anything. */
+#include "../../csrc/core/callsite.h"
 #include "../../csrc/core/collector.h"
 #include "../../csrc/core/pprof.h"
 #include "../../csrc/core/span.h"
@@ -54,6 +55,10 @@ int64_t spt_stat(const char *name) {
 
 void spt_free(void *memory) {
     free(memory);
+}
+
+size_t spt_series_count(void) {
+    return sp_series_count;
 }
 
 const struct sp_series *spt_series(size_t index) {

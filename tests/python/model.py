@@ -64,8 +64,7 @@ class Model:
         self.sessions = 0
         self.nodes: dict[Path, Values] = {}
         self.stacks: dict[int, list[Run]] = {}
-        """Entered spans of each thread, innermost last. A thread learns of a new
-        session when it next enters a span: until then they are an old one's."""
+        """Running spans of each thread, innermost last."""
         self.objects: list[Object] = []
         self.misnested = 0
         self.abandoned = 0
@@ -79,11 +78,12 @@ class Model:
 
     def stop(self) -> None:
         self.session = 0
+        for stack in self.stacks.values():  # 3.6: recorded no more
+            stack.clear()
 
     def advance(self, wall: int, cpu: int) -> None:
         for stack in self.stacks.values():
-            # 5.2: only the innermost of each thread. 3.6: not what is from before.
-            if stack and self._is_live(stack[-1]):
+            if stack:  # 5.2: only the innermost of each thread
                 values = self.nodes[stack[-1].path]
                 values.busy += wall
                 values.cpu += cpu
@@ -147,6 +147,7 @@ class Model:
         return True
 
     def exit(self, thread: int, thing: Object) -> None:
+        self._settle(thread)
         run = self._run_to_leave(thread, thing)
         if run is None:
             self.misnested += 1
@@ -159,16 +160,6 @@ class Model:
         if run in stack:
             self.misnested += stack[-1] is not run  # 3.8
         self._left(thing, run)
-
-    def is_left_behind(self, thread: int, thing: Object) -> bool:
-        """Whether an exit is of a span that another thread has entered in a session
-        which is over, as that thread has yet to learn."""
-        run = self._run_to_leave(thread, thing)
-        return (
-            run is not None
-            and run.thread not in (None, thread)
-            and run.session != self.session
-        )
 
     def _run_to_leave(self, thread: int, thing: Object) -> Run | None:
         """The innermost one here; else one that nobody is in; else any."""
@@ -187,22 +178,16 @@ class Model:
         return min(reversed(thing.entered), key=rank, default=None)
 
     def _left(self, thing: Object, run: Run) -> None:
-        for stack in self.stacks.values():  # an old session's, on another thread
-            if run in stack:
-                stack.remove(run)
+        if run.thread is not None and run in self.stacks[run.thread]:
+            self.stacks[run.thread].remove(run)
         run.thread, run.leaving = None, False
         thing.entered.remove(run)
         if thing.state == "closing" and not thing.entered:
             thing.state = "closed"
 
     def _settle(self, thread: int) -> None:
-        """Forget another session; see to exits that other threads asked for."""
-        if not self.session:
-            return
-        stack = self.stacks[thread]
-        if not all(map(self._is_live, stack)):
-            stack.clear()
-        for run in [run for run in stack if run.leaving]:
+        """See to exits that other threads asked for."""
+        for run in [run for run in self.stacks[thread] if run.leaving]:
             self._left(self._owner(run), run)
 
     def _owner(self, run: Run) -> Object:
@@ -211,12 +196,12 @@ class Model:
     def current(self, thread: int) -> str | None:
         self._settle(thread)
         stack = self.stacks[thread]
-        return stack[-1].path[-1] if stack and self.session else None
+        return stack[-1].path[-1] if stack else None
 
     def is_recording(self, thread: int, thing: Object) -> bool:
         run = thing.run_on(self.stacks[thread])
-        exists = run in thing.entered or thing.is_opened and thing.state != "closed"
-        return self._is_live(run) and exists
+        is_open = thing.is_opened and run is thing.first and thing.state != "closed"
+        return self._is_live(run) and (run.thread is not None or is_open)
 
     def close(self, thing: Object) -> None:
         if thing.state != "closed":
@@ -224,6 +209,8 @@ class Model:
 
     def end_thread(self, thread: int) -> None:
         """Its spans are exited with it; the objects do not know."""
-        for run in self.stacks.pop(thread):
-            run.thread = None
-            self.abandoned += 1
+        for thing in self.objects:
+            for run in thing.entered:
+                if run.thread == thread:
+                    run.thread = None
+        self.abandoned += len(self.stacks.pop(thread))

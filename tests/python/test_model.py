@@ -8,7 +8,9 @@ moves, so every value is known to the nanosecond.
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -76,6 +78,12 @@ class Worker:
         self._steps.put(stop)
         self._thread.join(30)
         assert not self._thread.is_alive()
+        # Its state is given back a little later, by the operating system's thread.
+        task = Path(f"/proc/self/task/{self._thread.native_id}")
+        for _ in range(10_000):
+            if not task.exists():
+                break
+            time.sleep(0.0001)
 
     # Steps that begin and leave a block. The answer comes from inside, or after.
 
@@ -139,9 +147,7 @@ class Driver:
     def add(self, name: str, parent: Object | None) -> None:
         thing = self.model.new(name, parent)
         self.spans[thing] = (
-            spanprof.span(name)
-            if parent is None
-            else self.spans[parent].span(name)
+            spanprof.span(name) if parent is None else self.spans[parent].span(name)
         )
         self.objects.append(thing)
 
@@ -209,8 +215,6 @@ class Driver:
 
     def do_exit(self, which: int, thing: Object, much: int) -> None:
         span = self.spans[thing]
-        if self.model.is_left_behind(self.thread_numbers[which], thing):
-            return
         self.model.exit(self.thread_numbers[which], thing)
         self.on(which, lambda: span.__exit__(None, None, None))
 
@@ -237,9 +241,8 @@ class Driver:
 
     def do_leave(self, which: int, thing: Object, much: int) -> None:
         worker = self.workers[which]
-        number = self.thread_numbers[which]
-        if worker.blocks and not self.model.is_left_behind(number, worker.blocks[-1]):
-            self.model.exit(number, worker.blocks.pop())
+        if worker.blocks:
+            self.model.exit(self.thread_numbers[which], worker.blocks.pop())
             self.on(which, leave if much % 2 else leave_by_exception)
 
     def do_end_thread(self, which: int, thing: Object, much: int) -> None:
@@ -265,7 +268,7 @@ class Driver:
 
     def finish(self) -> None:
         for which, worker in enumerate(self.workers):
-            for _ in range(len(worker.blocks)):
+            while worker.blocks:
                 self.do_leave(which, self.objects[0], 1)
         if self.session is not None:
             self.do_session(0, self.objects[0], 0)

@@ -930,7 +930,7 @@ ODD_NAMES = [
     "x\udfffy",
     "\n\t\r\x1b[31m",
     "a" * 100_000,
-    "a::b;c{d=\"e\"}",
+    'a::b;c{d="e"}',
     " ",
     "\u202e\u200f",
     "\U0010ffff",

@@ -133,7 +133,13 @@ def test_rule_5_3_a_running_span_is_in_every_report(clock: ManualClock) -> None:
             busy.append(series(spanprof.snapshot(), "busy"))
         o.close()
     deltas = [by_path(p) for p in collect.profiles]
-    assert [d.get(("a",), {}).get("wall_busy") for d in deltas] == [1, 20, None, None, None]
+    assert [d.get(("a",), {}).get("wall_busy") for d in deltas] == [
+        1,
+        20,
+        None,
+        None,
+        None,
+    ]
     assert [d.get(("a",), {}).get("cpu") for d in deltas] == [0, 7, None, None, None]
     assert [d.get(("a", "b"), {}).get("wall_busy") for d in deltas] == [
         None,

@@ -1,0 +1,437 @@
+"""The core as tests see it: simulated threads, spans, sessions and profiles.
+
+A simulated thread is one that no OS thread owns; any number of them take turns in the
+one thread that runs the test, on a clock that stands still unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METRICS = (
+    "calls",
+    "wall_busy",
+    "wall_idle",
+    "cpu_user",
+    "cpu_system",
+    "alloc_objects",
+    "alloc_space",
+)
+KINDS = ("calls", "wall", "cpu", "alloc")
+NONE, OPEN, ENTERED = range(3)
+STARTED, START_RUNNING, START_NO_THREAD = range(3)
+PPROF_OK, PPROF_NO_MEMORY, PPROF_MALFORMED, PPROF_FOREIGN = range(4)
+OTHER = "(other)"
+SECOND = 1_000_000_000
+
+Labels = tuple[tuple[str, str], ...]
+Frame = tuple[str, Labels]
+Stack = tuple[Frame, ...]
+Values = dict[str, int]
+
+
+def text_of(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def bytes_of(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def load(path: Path) -> Core:
+    from cffi import FFI
+
+    ffi = FFI()
+    ffi.cdef((Path(__file__).parent / "core_cdef.h").read_text())
+    return Core(ffi, ffi.dlopen(str(path)))
+
+
+class Profile:
+    """A profile of the core's, freed with this object."""
+
+    def __init__(self, core: Core, pointer: Any) -> None:
+        assert pointer != core.ffi.NULL
+        self.core = core
+        self.pointer = core.ffi.gc(pointer, core.lib.sp_profile_free)
+
+    def __add__(self, other: Profile) -> Profile:
+        return self._merged(other, 1)
+
+    def __sub__(self, other: Profile) -> Profile:
+        return self._merged(other, -1)
+
+    def _merged(self, other: Profile, sign: int) -> Profile:
+        merge = self.core.lib.sp_profile_merge
+        return Profile(self.core, merge(self.pointer, other.pointer, sign))
+
+    @property
+    def kinds(self) -> set[str]:
+        return {kind for n, kind in enumerate(KINDS) if self.pointer.kinds >> n & 1}
+
+    @property
+    def duration(self) -> int:
+        return int(self.pointer.duration)
+
+    @property
+    def start_unix(self) -> int:
+        return int(self.pointer.start_unix)
+
+    def __len__(self) -> int:
+        return int(self.pointer.count)
+
+    def stacks(self) -> list[tuple[Stack, Values]]:
+        """Every node in its order. Checks that parents come before children."""
+        result: list[tuple[Stack, Values]] = []
+        for n in range(self.pointer.count):
+            node = self.pointer.nodes[n]
+            assert -1 <= node.parent < n
+            above = () if node.parent < 0 else result[node.parent][0]
+            frame = (
+                self.core.callsite_name(node.callsite),
+                self.core.labels_of(node.labels),
+            )
+            values = dict(zip(METRICS, node.value, strict=True))
+            result.append(((*above, frame), values))
+        return result
+
+    def nodes(self) -> dict[Stack, Values]:
+        """Nodes that hold something, by stack. Checks that none is there twice."""
+        stacks = self.stacks()
+        assert len({stack for stack, _ in stacks}) == len(stacks)
+        return {stack: values for stack, values in stacks if any(values.values())}
+
+    def by_name(self) -> dict[str, Values]:
+        """Nodes by their names from the root: "a/b"."""
+        return {
+            "/".join(name for name, _ in stack): values
+            for stack, values in self.nodes().items()
+        }
+
+    def totals(self) -> Values:
+        totals = dict.fromkeys(METRICS, 0)
+        for _, values in self.stacks():
+            for metric, value in values.items():
+                totals[metric] += value
+        return totals
+
+    def split(self, most: int) -> tuple[Profile, Profile | None]:
+        ffi = self.core.ffi
+        first = ffi.new("struct sp_profile **")
+        rest = ffi.new("struct sp_profile **")
+        assert self.core.lib.sp_profile_split(self.pointer, most, first, rest) == 0
+        return (
+            Profile(self.core, first[0]),
+            Profile(self.core, rest[0]) if rest[0] != ffi.NULL else None,
+        )
+
+    def encode(self, kind: str, program: bytes = b"/usr/bin/program") -> bytes:
+        ffi, lib = self.core.ffi, self.core.lib
+        data = ffi.new("unsigned char **")
+        length = ffi.new("size_t *")
+        number = KINDS.index(kind)
+        status = lib.sp_pprof_encode(self.pointer, number, program, data, length)
+        assert status == PPROF_OK
+        try:
+            return bytes(ffi.buffer(data[0], length[0]))
+        finally:
+            lib.spt_free(data[0])
+
+
+@dataclass(eq=False)
+class Span:
+    core: Core
+    pointer: Any
+    freed: bool = False
+
+    @property
+    def state(self) -> int:
+        return int(self.core.lib.spt_span_state(self.pointer))
+
+    @property
+    def id(self) -> int:
+        return int(self.core.lib.spt_span_id(self.pointer))
+
+    def free(self) -> None:
+        if not self.freed:
+            self.freed = True
+            self.core.lib.spt_span_free(self.pointer)
+
+
+class Thread:
+    """One simulated thread. Its calls do what the host does: they first ask for the
+    thread's state, and without one (no session) leave the span alone."""
+
+    def __init__(self, core: Core, key: int) -> None:
+        self.core = core
+        self.key = key
+        self.cpu = self.system = 0
+        self.alive = True
+        self.pointer = core.lib.spt_thread_new(key)
+        assert self.pointer != core.ffi.NULL
+
+    def ready(self) -> Any:
+        """The state to pass to the core; NULL while no session runs."""
+        assert self.alive
+        return self.core.lib.spt_thread_ready(self.pointer)
+
+    def recording(self) -> bool:
+        return bool(self.ready() != self.core.ffi.NULL)
+
+    def use(self, cpu: int = 0, system: int = 0) -> None:
+        """Use CPU time, ``system`` of it in the kernel. Wall time stands still."""
+        self.cpu += cpu
+        self.system += system
+        self.core.lib.spt_clock_set(self.key, self.cpu, self.system)
+
+    def begin(
+        self,
+        name: str,
+        parent: Span | None = None,
+        span: Span | None = None,
+        **labels: str,
+    ) -> Span:
+        span = span or self.core.span()
+        state = self.ready()
+        if state == self.core.ffi.NULL:
+            return span
+        key = self.core.key(name, **labels)
+        if parent is None:
+            self.core.lib.sp_span_begin(state, span.pointer, key)
+        else:
+            self.core.lib.sp_span_begin_under(state, span.pointer, key, parent.pointer)
+        return span
+
+    def open(self, name: str, parent: Span | None = None, **labels: str) -> Span:
+        span = self.core.span()
+        state = self.ready()
+        if state != self.core.ffi.NULL:
+            above = self.core.ffi.NULL if parent is None else parent.pointer
+            key = self.core.key(name, **labels)
+            self.core.lib.sp_span_open(state, span.pointer, key, above)
+        return span
+
+    def enter(self, span: Span) -> None:
+        state = self.ready()
+        if state != self.core.ffi.NULL:
+            self.core.lib.sp_span_enter(state, span.pointer)
+
+    def exit(self, span: Span) -> bool:
+        return bool(self.core.lib.sp_span_exit(self.ready(), span.pointer))
+
+    def close(self, span: Span) -> None:
+        self.core.lib.sp_span_close(self.ready(), span.pointer)
+
+    def allocate(self, count: int, size: int) -> None:
+        self.core.lib.spt_thread_allocate(self.pointer, count, size)
+
+    @contextmanager
+    def span(self, name: str, **labels: str) -> Iterator[Span]:
+        span = self.begin(name, **labels)
+        try:
+            yield span
+        finally:
+            self.exit(span)
+
+    def end(self) -> None:
+        self.alive = False
+        self.core.lib.sp_thread_end_detached(self.pointer)
+
+
+class Core:
+    max_label_values = 1000
+
+    def __init__(self, ffi: Any, lib: Any) -> None:
+        self.ffi = ffi
+        self.lib = lib
+        self.wall = 0
+        self._threads: list[Thread] = []
+        self._spans: list[Span] = []
+        lib.spt_take_released()
+
+    # --- sessions ------------------------------------------------------------
+
+    def start(
+        self,
+        wall: bool = True,
+        cpu: bool = True,
+        allocations: bool = True,
+        max_nodes: int = 100_000,
+        max_label_values: int = 1000,
+    ) -> int:
+        self.max_label_values = max_label_values
+        return int(
+            self.lib.spt_start(wall, cpu, allocations, max_nodes, max_label_values)
+        )
+
+    def stop(self) -> Profile | None:
+        final = self.ffi.new("struct sp_profile **")
+        self.lib.sp_stop(-1, final)
+        return Profile(self, final[0]) if final[0] != self.ffi.NULL else None
+
+    def snapshot(self) -> Profile:
+        return Profile(self, self.lib.sp_snapshot())
+
+    def delta(self) -> Profile:
+        return Profile(self, self.lib.sp_collect_delta(self.ffi.NULL))
+
+    @property
+    def running(self) -> bool:
+        return bool(self.lib.spt_generation() != 0)
+
+    def stat(self, name: str) -> int:
+        return int(self.lib.spt_stat(name.encode()))
+
+    # --- time, threads, spans ------------------------------------------------
+
+    def use_injected_clock(self) -> None:
+        self.wall = 1_000_000
+        self.lib.spt_clock_set_wall(self.wall)
+        self.lib.spt_clock_use(True)
+
+    def advance(self, wall: int) -> None:
+        """Let wall time pass."""
+        self.wall += wall
+        self.lib.spt_clock_set_wall(self.wall)
+
+    def run(self, thread: Thread, nanos: int, system: int = 0) -> None:
+        """Let wall time pass, all of it used by that thread."""
+        thread.use(nanos, system)
+        self.advance(nanos)
+
+    def thread(self) -> Thread:
+        used = {thread.key for thread in self._threads if thread.alive}
+        key = next(key for key in range(1, 64) if key not in used)
+        self.lib.spt_clock_set(key, 0, 0)
+        thread = Thread(self, key)
+        self._threads.append(thread)
+        return thread
+
+    def span(self) -> Span:
+        span = Span(self, self.lib.spt_span_new())
+        self._spans.append(span)
+        return span
+
+    def released(self) -> list[Span]:
+        """The spans that the core has let go of since the last call."""
+        result = []
+        while (pointer := self.lib.spt_take_released()) != self.ffi.NULL:
+            result += [s for s in self._spans if not s.freed and s.pointer == pointer]
+        return result
+
+    def clean(self) -> None:
+        """Leave nothing behind: no session, thread, span or injected clock."""
+        self.stop()
+        for thread in self._threads:
+            if thread.alive:
+                thread.end()
+        for span in self._spans:
+            if not span.freed and span.state == ENTERED:
+                self.lib.sp_span_exit(self.ffi.NULL, span.pointer)
+            if not span.freed and span.state == OPEN:
+                self.lib.sp_span_close(self.ffi.NULL, span.pointer)
+        self.released()
+        for span in self._spans:
+            span.free()
+        self._threads.clear()
+        self._spans.clear()
+        self.lib.spt_clock_use(False)
+
+    # --- names ---------------------------------------------------------------
+
+    def text(self, raw: bytes) -> tuple[Any, Any]:
+        """A ``struct sp_text``, and what must stay alive for it."""
+        buffer = self.ffi.from_buffer(raw)
+        text = self.ffi.new("struct sp_text *", {"bytes": buffer, "length": len(raw)})
+        return text[0], (buffer, text)
+
+    def intern(
+        self,
+        name: bytes,
+        target: bytes = b"",
+        file: bytes = b"",
+        line: int = 0,
+        offset: int = 0,
+    ) -> int:
+        parts = [self.text(part) for part in (name, target, file)]
+        texts = [part[0] for part in parts]
+        return int(self.lib.sp_callsite_intern(*texts, line, offset))
+
+    def intern_labels(
+        self, labels: Mapping[bytes, bytes], most: int | None = None
+    ) -> int:
+        count = len(labels)
+        kept = [self.ffi.from_buffer(raw) for pair in labels.items() for raw in pair]
+        keys = self.ffi.new("struct sp_text[]", max(count, 1))
+        values = self.ffi.new("struct sp_text[]", max(count, 1))
+        for n in range(count):
+            keys[n].bytes, keys[n].length = kept[2 * n], len(kept[2 * n])
+            values[n].bytes, values[n].length = kept[2 * n + 1], len(kept[2 * n + 1])
+        if most is None:
+            most = self.max_label_values
+        return int(self.lib.sp_labels_intern(keys, values, count, most))
+
+    def key(self, name: str, **labels: str) -> int:
+        callsite = self.intern(bytes_of(name))
+        if not labels:
+            return callsite
+        raw = {bytes_of(key): bytes_of(value) for key, value in labels.items()}
+        return self.intern_labels(raw) << 32 | callsite
+
+    def string(self, string: Any) -> bytes:
+        return bytes(self.ffi.buffer(string.bytes, string.length))
+
+    def callsite_name(self, callsite: int) -> str:
+        return text_of(self.string(self.lib.sp_callsite_get(callsite).name))
+
+    def labels_of(self, labels: int) -> Labels:
+        found = self.lib.sp_labels_get(labels)
+        items = [found.items[n] for n in range(found.count)]
+        return tuple(
+            (text_of(self.string(item.key)), text_of(self.string(item.value)))
+            for item in items
+        )
+
+    # --- profiles ------------------------------------------------------------
+
+    def profile(
+        self,
+        nodes: Mapping[tuple[str, ...], Mapping[str, int]],
+        start: int = 0,
+        duration: int = 0,
+    ) -> Profile:
+        """A profile made by hand; ancestors are added. Names may hold labels:
+        ``name?key=value&key=value``."""
+        stacks: dict[tuple[str, ...], Mapping[str, int]] = {}
+        for stack, values in nodes.items():
+            for depth in range(1, len(stack)):
+                stacks.setdefault(stack[:depth], {})
+            stacks[stack] = values
+        order = sorted(stacks, key=len)
+        places = {stack: n for n, stack in enumerate(order)}
+        profile = Profile(self, self.lib.sp_profile_new(len(order)))
+        profile.pointer.start_unix = start
+        profile.pointer.duration = duration
+        profile.pointer.kinds = 15
+        for n, stack in enumerate(order):
+            node = profile.pointer.nodes[n]
+            node.parent = places.get(stack[:-1], -1)
+            name, _, query = stack[-1].partition("?")
+            labels = dict(part.split("=") for part in query.split("&") if part)
+            key = self.key(name, **labels)
+            node.callsite, node.labels = key & 0xFFFFFFFF, key >> 32
+            for metric, value in stacks[stack].items():
+                node.value[METRICS.index(metric)] = value
+        return profile
+
+    def decode(self, data: bytes) -> tuple[int, Profile | None]:
+        result = self.ffi.new("struct sp_profile **")
+        status = self.lib.sp_pprof_decode(
+            self.ffi.from_buffer(data), len(data), result
+        )
+        if result[0] == self.ffi.NULL:
+            return status, None
+        return status, Profile(self, result[0])

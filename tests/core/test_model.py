@@ -1,0 +1,280 @@
+"""Random programs, in the core and in the model: every value of every node agrees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from . import model
+from .binding import Core, Profile, Span, Thread, Values
+
+# One step of a program: what, and numbers that choose among what there is. A step that
+# makes no sense where it stands is left out.
+Step = tuple[str, int, int, int]
+
+COMMON = ("begin", "exit", "advance")
+STEPS = (
+    *(COMMON * 4),
+    *(("begin_under", "open", "enter", "exit_any", "close", "snapshot", "delta") * 2),
+    "thread",
+    "end_thread",
+    "start",
+    "stop",
+)
+number = st.integers(0, 7)
+steps = st.tuples(st.sampled_from(STEPS), number, number, number)
+programs = st.lists(steps, max_size=40) | st.lists(steps, min_size=30, max_size=120)
+
+FRAMES: list[model.Frame] = [
+    *((name, "") for name in "abcd"),
+    *(("labelled", value) for value in "xy"),
+]
+MAX_NODES = [100_000, 100_000, 2, 5]
+
+
+@dataclass
+class Pair:
+    """A span of the core's, and the model's for it."""
+
+    real: Span
+    expected: model.Span
+
+
+@dataclass
+class Program:
+    """Plays the steps on both sides, and compares at every reading."""
+
+    core: Core
+    model: model.Model = field(default_factory=model.Model)
+    threads: list[tuple[Thread, model.Thread]] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    ended: list[Pair] = field(default_factory=list)  # destroyed, but not freed yet
+    shown: dict[model.Path, Values] = field(default_factory=dict)
+    deltas: Counter[tuple[model.Path, str]] = field(default_factory=Counter)
+    earlier: Profile | None = None
+    times: int = 0
+
+    def __post_init__(self) -> None:
+        self.start_counts = {
+            name: self.core.stat(name)
+            for name in ("misnested", "abandoned", "nodes_folded")
+        }
+        self.folded = 0
+        self.thread(0, 0, 0)
+        self.start(0, 0, 0)
+
+    def run(self, steps: list[Step]) -> None:
+        for name, *numbers in steps:
+            getattr(self, name)(*numbers)
+            self.tidy()
+        if self.model.session is not None:
+            self.snapshot(0, 0, 0)
+            self.stop(0, 0, 0)
+        self.check_counts()
+
+    # --- steps ---------------------------------------------------------------
+
+    def thread(self, a: int, b: int, c: int) -> None:
+        if len(self.threads) < 4:
+            self.threads.append((self.core.thread(), model.Thread()))
+            self.model.threads.append(self.threads[-1][1])
+
+    def end_thread(self, a: int, b: int, c: int) -> None:
+        if len(self.threads) > 1:
+            real, expected = self.threads.pop(a % len(self.threads))
+            self.model.end(expected)
+            real.end()
+
+    def start(self, a: int, b: int, c: int) -> None:
+        if self.model.session is None:
+            limit = MAX_NODES[a % len(MAX_NODES)]
+            self.core.start(max_nodes=limit)
+            self.model.start(limit)
+            self.shown.clear()
+            self.deltas.clear()
+            self.earlier = None
+
+    def stop(self, a: int, b: int, c: int) -> None:
+        if self.model.session is None:
+            return
+        if a % 2:
+            self.delta(0, 0, 0)
+        final = self.core.stop()
+        assert final is not None
+        self.check(final)
+        self.folded += self.model.session.folded
+        self.model.stop()
+
+    def advance(self, a: int, b: int, c: int) -> None:
+        """One thread runs, the others wait; the kernel has a part of the time. Some
+        wall time passes in which nobody runs."""
+        real, _ = self.threads[a % len(self.threads)]
+        nanos = b * 10 + 3
+        system = nanos * (c % 4) // 3
+        cpu = [nanos if thread is real else 0 for thread, _ in self.threads]
+        booked = [system if thread is real else 0 for thread, _ in self.threads]
+        self.core.run(real, nanos, system)
+        self.model.advance(nanos, cpu, booked)
+        waited = c // 4
+        nothing = [0] * len(cpu)
+        self.core.advance(waited)
+        self.model.advance(waited, nothing, nothing)
+
+    def begin(self, a: int, b: int, c: int, parent: Pair | None = None) -> None:
+        self.create(a, b, parent, opened=False)
+
+    def begin_under(self, a: int, b: int, c: int) -> None:
+        self.create(a, b, self.any_span(c), opened=False)
+
+    def open(self, a: int, b: int, c: int) -> None:
+        self.create(a, b, self.any_span(c) if c % 2 else None, opened=True)
+
+    def create(self, a: int, b: int, parent: Pair | None, opened: bool) -> None:
+        real, expected = self.turn(a)
+        name, value = frame = FRAMES[b % len(FRAMES)]
+        labels = {"key": value} if value else {}
+        above = parent.real if parent is not None else None
+        act = real.open if opened else real.begin
+        span = act(name, parent=above, **labels)
+        if self.model.session is not None:
+            play = self.model.open if opened else self.model.begin
+            above_expected = parent.expected if parent is not None else None
+            self.pairs.append(Pair(span, play(expected, frame, above_expected)))
+
+    def enter(self, a: int, b: int, c: int) -> None:
+        idle = [pair for pair in self.pairs if pair.expected.idle]
+        if idle:
+            real, expected = self.turn(a)
+            idle = [pair for pair in idle if pair.expected.idle]
+            pair = idle[b % len(idle)]
+            real.enter(pair.real)
+            self.model.enter(expected, pair.expected)
+
+    def exit(self, a: int, b: int, c: int) -> None:
+        """In order: the innermost span of the thread."""
+        real, expected = self.turn(a)
+        if expected.stack:
+            self.leave(real, expected, expected.stack[-1])
+
+    def exit_any(self, a: int, b: int, c: int) -> None:
+        """Out of order, or on another thread, or of an earlier session."""
+        real, expected = self.turn(a)
+        spans = [
+            pair.expected
+            for pair in self.pairs
+            if pair.expected.running_on is not None and not pair.expected.asked_to_exit
+        ]
+        if spans:
+            self.leave(real, expected, spans[b % len(spans)])
+
+    def close(self, a: int, b: int, c: int) -> None:
+        real, _ = self.turn(a)
+        idle = [pair for pair in self.pairs if pair.expected.idle]
+        if idle:
+            pair = idle[b % len(idle)]
+            real.close(pair.real)
+            self.model.close(pair.expected)
+
+    def snapshot(self, a: int, b: int, c: int) -> None:
+        if self.model.session is None:
+            return
+        now = self.core.snapshot()
+        nodes = self.check(now)
+        if self.earlier is not None:
+            # Profile(t0, t2) = Profile(t0, t1) + Profile(t1, t2)
+            between = now - self.earlier
+            assert all(v >= 0 for n in between.nodes().values() for v in n.values())
+            assert (self.earlier + between).nodes() == now.nodes()
+            assert between.duration == now.duration - self.earlier.duration
+        for path, values in self.shown.items():
+            assert all(nodes[path][metric] >= values[metric] for metric in values)
+        self.shown = nodes
+        self.earlier = now
+
+    def delta(self, a: int, b: int, c: int) -> None:
+        """All deltas so far are the cumulative profile."""
+        if self.model.session is None:
+            return
+        for path, values in self.nodes_of(self.core.delta()).items():
+            for metric, value in values.items():
+                assert value >= 0
+                self.deltas[path, metric] += value
+        cumulative = Counter(
+            {
+                (path, metric): value
+                for path, values in self.nodes_of(self.core.snapshot()).items()
+                for metric, value in values.items()
+            }
+        )
+        assert +self.deltas == +cumulative
+
+    # --- both sides -----------------------------------------------------------
+
+    def turn(self, a: int) -> tuple[Thread, model.Thread]:
+        real, expected = self.threads[a % len(self.threads)]
+        assert real.recording() == (self.model.session is not None)
+        self.model.turn(expected)
+        return real, expected
+
+    def leave(self, real: Thread, expected: model.Thread, span: model.Span) -> None:
+        pair = next(pair for pair in self.pairs if pair.expected is span)
+        assert real.exit(pair.real) == self.model.exit(expected, span)
+
+    def any_span(self, c: int) -> Pair | None:
+        """Any span as a parent: idle, running anywhere, destroyed, of any session."""
+        known = self.pairs + self.ended
+        return known[c % len(known)] if known else None
+
+    def tidy(self) -> None:
+        """Free the memory of spans that are no more, all but the last few: those may
+        still be asked for as parents."""
+        for pair in list(self.pairs):
+            if pair.expected.destroyed:
+                assert pair.real.state == 0
+                self.pairs.remove(pair)
+                self.ended.append(pair)
+        while len(self.ended) > 2:
+            self.ended.pop(0).real.free()
+
+    def nodes_of(self, profile: Profile) -> dict[model.Path, Values]:
+        return {
+            tuple((name, labels[0][1] if labels else "") for name, labels in stack): n
+            for stack, n in profile.nodes().items()
+        }
+
+    def check(self, profile: Profile) -> dict[model.Path, Values]:
+        assert self.model.session is not None
+        nodes = self.nodes_of(profile)
+        assert set(nodes) == {p for p, n in self.model.session.nodes.items() if n.calls}
+        for path, values in nodes.items():
+            node = self.model.session.nodes[path]
+            assert values["calls"] == node.calls
+            assert values["wall_busy"] == node.busy, path
+            assert values["wall_idle"] == node.idle, path
+            assert values["cpu_user"] + values["cpu_system"] == node.cpu, path
+            # What was taken for user time before the split was known stays that.
+            assert 0 <= values["cpu_system"] <= node.system, path
+        return nodes
+
+    def check_counts(self) -> None:
+        risen = {
+            name: self.core.stat(name) - start
+            for name, start in self.start_counts.items()
+        }
+        assert risen == {
+            "misnested": self.model.misnested,
+            "abandoned": self.model.abandoned,
+            "nodes_folded": self.folded,
+        }
+
+
+@given(programs)
+def test_every_value_agrees_with_the_model(core: Core, program: list[Step]) -> None:
+    try:
+        Program(core).run(program)
+    finally:
+        core.clean()
+        core.use_injected_clock()
