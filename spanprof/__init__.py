@@ -9,31 +9,26 @@
             ...
     print(session.result)
 
-Importing this package loads the C core and nothing else. All other names come in
-when they are first used, so that a library may import spanprof for its spans at no
-cost to programs that do not profile.
+Importing it is quick: what takes time to import (``logging``, ``dataclasses``, the
+tables) waits until it is used. There is no module ``__getattr__`` to that end, since
+CPython does not specialise ``spanprof.span`` on a module that has one.
 """
 
 from ._core import Span, current_span
-
-# Spelled out, as importing ``typing`` costs several milliseconds. Type checkers
-# know the name.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .config import ProfileConfig
-    from .counters import Stats, stats
-    from .profiles import Callsite, Profile, Sample, TopRow
-    from .reporters import FileBackend, PProfReporter, Reporter
-    from .session import (
-        ProfileBlock,
-        Session,
-        flush,
-        is_running,
-        profile,
-        snapshot,
-        start,
-        stop,
-    )
+from .config import ProfileConfig
+from .counters import Stats, stats
+from .profiles import Callsite, Profile, Sample, TopRow
+from .reporters import FileBackend, PProfReporter, Reporter
+from .session import (
+    ProfileBlock,
+    Session,
+    flush,
+    is_running,
+    profile,
+    snapshot,
+    start,
+    stop,
+)
 
 __version__ = "0.1.0"
 
@@ -63,41 +58,3 @@ __all__ = [
 ]
 
 span = Span
-
-# Where each name that is not loaded yet lives. No module may have the name of
-# something public: importing it would put the module in its place.
-_MODULE_OF = {
-    "Callsite": "profiles",
-    "FileBackend": "reporters",
-    "PProfReporter": "reporters",
-    "Profile": "profiles",
-    "ProfileBlock": "session",
-    "ProfileConfig": "config",
-    "Reporter": "reporters",
-    "Sample": "profiles",
-    "Session": "session",
-    "Stats": "counters",
-    "TopRow": "profiles",
-    "flush": "session",
-    "is_running": "session",
-    "profile": "session",
-    "snapshot": "session",
-    "start": "session",
-    "stats": "counters",
-    "stop": "session",
-}
-
-
-def __getattr__(name: str) -> object:
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})

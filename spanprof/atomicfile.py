@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from contextlib import suppress
 
 _numbers = itertools.count()
 
@@ -30,6 +29,8 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
             file.write(data)
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
+        try:
             os.unlink(temporary)
+        except OSError:
+            pass  # it was never made
         raise

@@ -4,11 +4,20 @@
 which equal spans are one node, and want the sum of what is below each node.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from __future__ import annotations
+
 from operator import add
-from typing import NamedTuple, TypeVar
 
 from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import NamedTuple, TypeVar
+
+    T = TypeVar("T")
+else:
+    from .lightnamedtuple import NamedTuple
 
 Labels = tuple[tuple[str, str], ...]
 Values = tuple[int, ...]
@@ -78,7 +87,7 @@ class Node:
         """Its own and all its descendants'; by :meth:`CallTree.add_up`."""
         self.children: dict[tuple[Callsite, Labels], Node] = {}
 
-    def child(self, callsite: Callsite, labels: Labels) -> "Node":
+    def child(self, callsite: Callsite, labels: Labels) -> Node:
         """The child of that name, made if there is none."""
         key = callsite, labels
         node = self.children.get(key)
@@ -113,9 +122,6 @@ class CallTree:
     def walk(self) -> Iterator[tuple[int, Node]]:
         """Every node with its depth from 0, parents first."""
         return walk(self.root, lambda node: node.children.values())
-
-
-T = TypeVar("T")
 
 
 def walk(root: T, children: Callable[[T], Iterable[T]]) -> Iterator[tuple[int, T]]:

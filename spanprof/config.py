@@ -1,37 +1,46 @@
 """What a session measures, and how much it may hold."""
 
-import math
-import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, TypedDict
+from __future__ import annotations
 
-OnFork = Literal["restart", "stop"]
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from dataclasses import dataclass as late_dataclass
+    from typing import Literal, TypedDict
+
+    OnFork = Literal["restart", "stop"]
+else:
+    from .latedataclass import late_dataclass
 
 _MOST = 2**31 - 1
+_INFINITY = float("inf")
 
 
-class ConfigFields(TypedDict, total=False):
-    """The fields of :class:`ProfileConfig` as keyword arguments."""
+if TYPE_CHECKING:
 
-    track_wall: bool
-    track_cpu: bool
-    track_allocations: bool
-    track_heap: bool
-    track_all: bool
-    record_labels: Iterable[str]
-    report_interval: float
-    heap_snapshot_interval: float
-    max_samples: int
-    max_closed_heap_spans: int
-    max_nodes: int
-    max_label_values: int
-    max_pending_spans: int
-    on_fork: OnFork
-    stop_timeout: float
+    class ConfigFields(TypedDict, total=False):
+        """The fields of :class:`ProfileConfig` as keyword arguments."""
+
+        track_wall: bool
+        track_cpu: bool
+        track_allocations: bool
+        track_heap: bool
+        track_all: bool
+        record_labels: Iterable[str]
+        report_interval: float
+        heap_snapshot_interval: float
+        max_samples: int
+        max_closed_heap_spans: int
+        max_nodes: int
+        max_label_values: int
+        max_pending_spans: int
+        on_fork: OnFork
+        stop_timeout: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@late_dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
     """The settings of a session; immutable. Times are in seconds.
 
@@ -103,7 +112,7 @@ class ProfileConfig:
             object.__setattr__(self, "track_allocations", True)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ProfileConfig":
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ProfileConfig:
         """Return the settings that the ``SPANPROF_*`` variables give.
 
         Each field has a variable, such as ``SPANPROF_TRACK_CPU``. Truth values are
@@ -112,14 +121,13 @@ class ProfileConfig:
         ignored. A bad value raises ValueError that names the variable.
         """
         values: dict[str, object] = {}
-        for field in fields(cls):
-            variable = f"SPANPROF_{field.name.upper()}"
+        for name, check in _CHECKS.items():
+            variable = f"SPANPROF_{name.upper()}"
             text = environ.get(variable, "").strip()
             if not text:
                 continue
             try:
-                value = _PARSERS[_CHECKS[field.name]](text)
-                values[field.name] = _CHECKS[field.name](variable, value)
+                values[name] = check(variable, _PARSERS[check](text))
             except TypeError as error:
                 raise ValueError(str(error)) from None
         return cls(**values)  # type: ignore[arg-type]
@@ -152,16 +160,16 @@ def check_seconds(name: str, value: object) -> float:
     """A finite number of seconds, not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0:
+    if value != value or value < 0:
         raise ValueError(f"{name} must not be negative: {value!r}")
-    if math.isinf(value):
+    if value == _INFINITY:
         raise ValueError(f"{name} must be finite: {value!r}")
     return float(value)
 
 
 def check_timeout(name: str, value: object) -> float:
     """A number of seconds, not negative; infinity means no limit."""
-    return math.inf if value == math.inf else check_seconds(name, value)
+    return _INFINITY if value == _INFINITY else check_seconds(name, value)
 
 
 def check_limit(name: str, value: object) -> int:
@@ -185,7 +193,7 @@ def check_positive(name: str, value: object) -> int:
 
 def check_labels(name: str, value: object) -> tuple[str, ...]:
     """Names, each kept once."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         raise TypeError(f"{name} must be an iterable of str, not {value!r}")
     labels = tuple(dict.fromkeys(value))
     for label in labels:

@@ -1,13 +1,23 @@
 """Counters: what the profiler did, and everything that it could not do."""
 
-import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from __future__ import annotations
+
+import _thread
+from collections.abc import Mapping
 
 from . import _core
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Counters = Mapping[str, Any]
+else:
+    Counters = Mapping
+
 # Counters of the Python front end; those of the core come from the core.
-_lock = threading.Lock()
+_lock = _thread.allocate_lock()
 _counts = {
     "reporter_errors": 0,  # exceptions raised by reporters
     "reporter_timeouts": 0,  # stops that did not wait for a reporter any longer
@@ -26,10 +36,10 @@ def count(name: str, number: int = 1) -> None:
 def relock_in_child() -> None:
     """After a fork: the lock may be held by a thread that is no more."""
     global _lock
-    _lock = threading.Lock()
+    _lock = _thread.allocate_lock()
 
 
-class Stats(Mapping[str, Any]):
+class Stats(Counters):
     """The counters at one moment: ``stats.misnested`` or ``stats["misnested"]``.
 
     Numbers are counted since the process began, over all sessions.

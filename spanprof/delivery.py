@@ -5,18 +5,22 @@ nothing may escape: a reporter that raises harms neither the program nor the oth
 and one that hangs can be named.
 """
 
-import logging
+from __future__ import annotations
+
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 
 from . import _core
-from .config import ProfileConfig
 from .counters import count
-from .logs import LimitedLog, logger
+from .logs import ERROR, LimitedLog, logger
 from .profiles import Profile
 from .reporters.base import UNSUPPORTED, Reporter, overrides
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import ProfileConfig
 
 
 class Delivery:
@@ -99,8 +103,10 @@ class Delivery:
             data = self._held.merge(data, 1) if data is not None else self._held
             self._held = None
         for reporter in self._reporters:
-            with suppress(Exception):  # nobody knows what a class makes of it
+            try:
                 reporter.draining = draining
+            except Exception:
+                pass  # nobody knows what a class makes of it
         if data is not None:
             profile = Profile(data)
             for reporter in self._profilers:
@@ -108,7 +114,7 @@ class Delivery:
         for reporter in self._flushers:
             self._call(reporter, "flush")
         if last:
-            self._log.finish(logging.ERROR, "reporters failed")
+            self._log.finish(ERROR, "reporters failed")
             self._thread = None  # the number may soon be another thread's
             self._ended.set()
 
@@ -119,7 +125,7 @@ class Delivery:
         except BaseException as error:  # SystemExit as well: it would end the thread
             count("reporter_errors")
             message = f"{_name(reporter)}.{method}() failed"
-            self._log.log((id(reporter), method), logging.ERROR, message, error)
+            self._log.log((id(reporter), method), ERROR, message, error)
         finally:
             self._calling = None
 

@@ -1,12 +1,32 @@
 """The ``spanprof`` logger, and logging that cannot flood."""
 
-import logging
-import threading
-import time
-from collections.abc import Hashable
-from contextlib import suppress
+from __future__ import annotations
 
-logger = logging.getLogger("spanprof")
+import _thread
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from logging import Logger
+    from typing import Any
+
+WARNING = 30
+ERROR = 40
+"""Levels, as in :mod:`logging`."""
+
+
+class _LateLogger:
+    """Stands for the logger until it is used: importing ``logging`` takes longer than
+    importing spanprof."""
+
+    def __getattr__(self, name: str) -> Any:
+        from logging import getLogger
+
+        return getattr(getLogger("spanprof"), name)
+
+
+logger: Logger = _LateLogger()  # type: ignore[assignment]
 
 MOST_PER_PERIOD = 5
 
@@ -33,7 +53,7 @@ class LimitedLog:
 
     def __init__(self, most: int = MOST_PER_PERIOD) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._quotas: dict[Hashable, _Quota] = {}
 
     def log(
@@ -69,5 +89,7 @@ class LimitedLog:
 
 def _log(level: int, message: str, error: BaseException | None) -> None:
     # A handler of the program's that raises must not end the reporter thread.
-    with suppress(Exception):
+    try:
         logger.log(level, "%s", message, exc_info=error)
+    except Exception:
+        pass

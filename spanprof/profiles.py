@@ -1,9 +1,8 @@
 """Profiles: the values of all spans, cumulative or between two moments."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 
 from . import _core
@@ -20,11 +19,17 @@ from .calltree import (
 )
 from .text import count, duration, printable, quantity
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NamedTuple
+else:
+    from .lightnamedtuple import NamedTuple
+
 __all__ = ["Callsite", "Profile", "Sample", "TopRow"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """The values of one stack of spans."""
 
     stack: tuple[Callsite, ...]
@@ -38,8 +43,7 @@ class Sample:
     bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class TopRow:
+class TopRow(NamedTuple):
     """All spans of one callsite, in a ranking."""
 
     callsite: Callsite
@@ -76,7 +80,7 @@ class Profile:
         self._labels_on_leaves = labels_on_leaves
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Profile":
+    def read(cls, path: str | os.PathLike[str]) -> Profile:
         """Read a pprof file that spanprof wrote.
 
         Raises OSError if it cannot be read, and ValueError if it is no such file.
@@ -162,13 +166,13 @@ class Profile:
             kind = measured[0]
         write_file(path, self.to_pprof(kind))
 
-    def __add__(self, other: object) -> "Profile":
+    def __add__(self, other: object) -> Profile:
         return self._merge(other, 1) if isinstance(other, Profile) else NotImplemented
 
-    def __sub__(self, other: object) -> "Profile":
+    def __sub__(self, other: object) -> Profile:
         return self._merge(other, -1) if isinstance(other, Profile) else NotImplemented
 
-    def _merge(self, other: "Profile", sign: int) -> "Profile":
+    def _merge(self, other: Profile, sign: int) -> Profile:
         return Profile(
             self._data.merge(other._data, sign),
             labels_on_leaves=self._labels_on_leaves or other._labels_on_leaves,
@@ -240,6 +244,8 @@ class Profile:
         return table.render(self.tree)
 
     def __repr__(self) -> str:
+        from datetime import UTC, datetime
+
         began = datetime.fromtimestamp(self.start // 10**9, UTC)
         return (
             f"<spanprof.Profile of {duration(self.duration)} from "

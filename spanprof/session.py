@@ -1,29 +1,43 @@
 """Sessions: starting, reading and stopping the profiler."""
 
+from __future__ import annotations
+
+import _thread
 import atexit
-import dataclasses
 import os
-import threading
 import time
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Self, Unpack
 
 from . import _core, counters
-from .config import ConfigFields, ProfileConfig, check_timeout
-from .delivery import Delivery, warn_of_unsupported
+from .config import ProfileConfig, check_timeout
 from .logs import logger
 from .profiles import Profile
 from .reporters.base import Reporter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from threading import Event
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from .config import ConfigFields
+    from .delivery import Delivery
+
 # Guards `_current` and sessions' fields that say so. Reentrant, as a signal handler
 # may stop the session on a thread that is in here. Never held while waiting for the
 # reporter thread, which may come here itself.
-_lock = threading.RLock()
-_current: "Session | None" = None
-_left_to_reporter: "Session | None" = None
+_lock = _thread.RLock()
+_current: Session | None = None
+_left_to_reporter: Session | None = None
 """Stopped by its own reporter, which could not wait for its own end."""
 _is_installed = False
+
+
+def _event() -> Event:
+    # Imported late, like all that a program without a session has no use for.
+    from threading import Event
+
+    return Event()
 
 
 class Session:
@@ -41,12 +55,14 @@ class Session:
         self._blocks = blocks
         """Under the lock: how many blocks of profile() this session was started for
         and that still run; -1 if start() made it."""
-        self._stopped = threading.Event()
+        self._stopped = _event()
         self._final: Profile | None = None
         self._begin()
 
     def _begin(self) -> None:
         config = self._config
+        from .delivery import Delivery
+
         self._delivery = delivery = Delivery(config, self._reporters)
         _core.session_start(
             track_wall=config.track_wall,
@@ -149,12 +165,12 @@ class Session:
     def _restart_in_child(self) -> None:
         """After a fork: the core has no reporter thread, and all values are zero."""
         _core.session_stop(0)
-        self._stopped = threading.Event()
+        self._stopped = _event()
         self._begin()
 
     def _end_in_child(self) -> None:
         stopped = _core.session_stop(0)
-        self._stopped = threading.Event()
+        self._stopped = _event()
         self._stopped.set()
         self._delivery.abandon_in_child()
         if stopped is not None:
@@ -194,6 +210,8 @@ def start(
     chosen = _check_reporters(reporters)
     with _lock:
         session = _start(config, chosen, blocks=-1)
+    from .delivery import warn_of_unsupported
+
     warn_of_unsupported(chosen)
     return session
 
@@ -229,7 +247,9 @@ def _configure(config: ProfileConfig | None, fields: ConfigFields) -> ProfileCon
     elif not isinstance(config, ProfileConfig):
         raise TypeError(f"config must be a ProfileConfig, not {config!r}")
     elif fields:
-        config = dataclasses.replace(config, **fields)
+        from dataclasses import replace
+
+        config = replace(config, **fields)
     if config.track_heap:
         raise NotImplementedError(
             "track_heap: live-heap tracking is not in this release; "
@@ -239,7 +259,7 @@ def _configure(config: ProfileConfig | None, fields: ConfigFields) -> ProfileCon
 
 
 def _check_reporters(reporters: Iterable[Reporter]) -> tuple[Reporter, ...]:
-    if isinstance(reporters, Reporter) or not isinstance(reporters, Iterable):
+    if isinstance(reporters, Reporter) or not hasattr(reporters, "__iter__"):
         raise TypeError(
             f"reporters must be an iterable of reporters, not {reporters!r}"
         )
@@ -279,7 +299,7 @@ def _at_exit() -> None:
 def _after_fork_in_child() -> None:
     # Locks may be held by threads that the child does not have.
     global _lock, _current, _left_to_reporter
-    _lock = threading.RLock()
+    _lock = _thread.RLock()
     _left_to_reporter = None
     counters.relock_in_child()
     session = _current

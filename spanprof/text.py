@@ -1,7 +1,5 @@
 """Numbers and names as people read them."""
 
-import unicodedata
-
 _UNSCALED = 999.5
 """What rounds to four digits goes to the next unit."""
 
@@ -105,6 +103,8 @@ def cells(text: str) -> int:
 
 
 def _cells_of(char: str) -> int:
+    import unicodedata
+
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

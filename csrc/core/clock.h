@@ -71,26 +71,30 @@ uint64_t sp_clock_system(struct sp_clock *clock);
 
 bool sp_clock_now_slow(struct sp_clock *clock, struct sp_moment *now);
 
+/* Read the time, never before `*last`, if that takes no system call; else false. */
+static inline bool sp_clock_now_quick(const struct sp_clock *clock,
+                                      const struct sp_moment *last,
+                                      struct sp_moment *now) {
+    uint64_t elapsed = sp_ticks() - clock->ticks_base;
+    if (SP_UNLIKELY(elapsed >= clock->ticks_max || *clock->marker != clock->armed))
+        return false;
+    uint64_t nanos = (elapsed * clock->multiplier) >> 32;
+    uint64_t wall = clock->base.wall + nanos, cpu = clock->base.cpu + nanos;
+    /* Interpolation may run ahead of the clock that it is then put right by. */
+    now->wall = SP_LIKELY(wall > last->wall) ? wall : last->wall;
+    now->cpu = SP_LIKELY(cpu > last->cpu) ? cpu : last->cpu;
+    return true;
+}
+
 /* Read the time, never before `*last`. True if the thread's CPU clock was read
  * afresh, so that sp_clock_system is current and due. */
 static inline bool sp_clock_now(struct sp_clock *clock, const struct sp_moment *last,
                                 struct sp_moment *now) {
-    uint64_t elapsed = sp_ticks() - clock->ticks_base;
-    uint64_t wall, cpu;
-    bool fresh = false;
-    if (SP_LIKELY(elapsed < clock->ticks_max && *clock->marker == clock->armed)) {
-        uint64_t nanos = (elapsed * clock->multiplier) >> 32;
-        wall = clock->base.wall + nanos;
-        cpu = clock->base.cpu + nanos;
-    } else {
-        struct sp_moment read;
-        fresh = sp_clock_now_slow(clock, &read);
-        wall = read.wall;
-        cpu = read.cpu;
-    }
-    /* Interpolation may run ahead of the clock that it is then put right by. */
-    now->wall = SP_LIKELY(wall > last->wall) ? wall : last->wall;
-    now->cpu = SP_LIKELY(cpu > last->cpu) ? cpu : last->cpu;
+    if (SP_LIKELY(sp_clock_now_quick(clock, last, now))) return false;
+    struct sp_moment read;
+    bool fresh = sp_clock_now_slow(clock, &read);
+    now->wall = read.wall > last->wall ? read.wall : last->wall;
+    now->cpu = read.cpu > last->cpu ? read.cpu : last->cpu;
     return fresh;
 }
 

@@ -27,6 +27,6 @@ int64_t sp_series_value(const struct sp_series *series,
                         const int64_t values[SP_METRIC_COUNT]) {
     int64_t sum = 0;
     for (int metric = 0; metric < SP_METRIC_COUNT; metric++)
-        if (series->metrics & SP_BIT(metric)) sum += values[metric];
+        if (series->metrics & SP_BIT(metric)) sum = sp_sum(sum, values[metric]);
     return sum;
 }

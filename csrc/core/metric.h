@@ -56,6 +56,11 @@ extern const char *const sp_kind_names[SP_KIND_COUNT];
 extern const struct sp_series sp_series[];
 extern const size_t sp_series_count;
 
+/* Sums wrap around: a profile that was read from a file may hold any number. */
+static inline int64_t sp_sum(int64_t a, int64_t b) {
+    return (int64_t)((uint64_t)a + (uint64_t)b);
+}
+
 /* The kind of that name, or -1. */
 int sp_kind_find(const char *name);
 

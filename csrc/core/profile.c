@@ -39,7 +39,7 @@ int64_t sp_profile_total(const struct sp_profile *profile,
                          const struct sp_series *series) {
     int64_t total = 0;
     for (uint32_t n = 0; n < profile->count; n++)
-        total += sp_series_value(series, profile->nodes[n].value);
+        total = sp_sum(total, sp_series_value(series, profile->nodes[n].value));
     return total;
 }
 
@@ -117,8 +117,11 @@ static bool merger_add(struct merger *m, const struct sp_profile *profile, int s
             free(place);
             return false;
         }
-        for (int i = 0; i < SP_METRIC_COUNT; i++)
-            m->result->nodes[place[n]].value[i] += sign * node->value[i];
+        for (int i = 0; i < SP_METRIC_COUNT; i++) {
+            int64_t *sum = &m->result->nodes[place[n]].value[i];
+            int64_t value = node->value[i];
+            *sum = sp_sum(*sum, sign < 0 ? (int64_t)(0 - (uint64_t)value) : value);
+        }
     }
     free(place);
     return true;

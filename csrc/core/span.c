@@ -1,5 +1,6 @@
 #include "span.h"
 
+#include "callsite.h"
 #include "stats.h"
 
 #include <pthread.h>
@@ -62,26 +63,42 @@ static SP_COLD void split_touch(struct sp_thread *thread, struct sp_cell *cell) 
 
 /* Charge the time since the last boundary to the cell that ran, make `next` the
  * running cell. Every enter and exit is this and a push or a pop. */
-static inline void boundary(struct sp_thread *thread, struct sp_cell *next) {
+static inline void charge(struct sp_thread *thread, struct sp_cell *cell,
+                          struct sp_cell *next, const struct sp_moment *last,
+                          const struct sp_moment *now) {
+    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    sp_add(&cell->value[SP_VALUE_BUSY], now->wall - last->wall);
+    sp_add(&cell->value[SP_VALUE_CPU], now->cpu - last->cpu);
+    sp_store(&thread->at_wall, now->wall);
+    sp_store(&thread->at_cpu, now->cpu);
+    atomic_store_explicit(&thread->cell, next, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
+}
+
+static void boundary(struct sp_thread *thread, struct sp_cell *next) {
     struct sp_cell *cell = current_cell(thread);
     struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
     struct sp_moment now;
     bool fresh = sp_clock_now(&thread->clock, &last, &now);
-    bool track_cpu = thread->clock.want_cpu;
-    if (track_cpu && SP_UNLIKELY(cell->split != thread->split_round))
+    if (thread->clock.want_cpu && SP_UNLIKELY(cell->split != thread->split_round))
         split_touch(thread, cell);
-
-    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
-    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
-    sp_add(&cell->value[SP_VALUE_BUSY], now.wall - last.wall);
-    if (track_cpu) sp_add(&cell->value[SP_VALUE_CPU], now.cpu - last.cpu);
-    sp_store(&thread->at_wall, now.wall);
-    sp_store(&thread->at_cpu, now.cpu);
-    atomic_store_explicit(&thread->cell, next, memory_order_relaxed);
-    atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
-
+    charge(thread, cell, next, &last, &now);
     if (SP_UNLIKELY(fresh)) split_system(thread);
+}
+
+/* The same if nothing slow is due; else false, and nothing is done. Calls
+ * nothing, so that those who call it have no registers to save. */
+static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *next) {
+    struct sp_cell *cell = current_cell(thread);
+    struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
+    struct sp_moment now;
+    if (SP_UNLIKELY(cell->split != thread->split_round && thread->clock.want_cpu) ||
+        !sp_clock_now_quick(&thread->clock, &last, &now))
+        return false;
+    charge(thread, cell, next, &last, &now);
+    return true;
 }
 
 static inline void set_alloc_cell(struct sp_thread *thread, struct sp_cell *cell) {
@@ -115,6 +132,32 @@ void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
     create(thread, span, key, cell);
     span->opened = false;
     push(thread, span, cell);
+}
+
+static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span,
+                                  struct sp_site *site) {
+    sp_span_begin(thread, span, sp_key_make(site->callsite, SP_LABELS_NONE));
+    site->cell = span->cell;
+}
+
+void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
+                      struct sp_site *site) {
+    struct sp_cell *outer = current_cell(thread), *cell = site->cell;
+    sp_key key = sp_key_make(site->callsite, SP_LABELS_NONE);
+    if (SP_UNLIKELY(cell == NULL || cell->parent != outer->path || cell->key != key ||
+                    !boundary_if_quick(thread, cell))) {
+        begin_at_slow(thread, span, site);
+        return;
+    }
+    create(thread, span, key, cell);
+    span->opened = false;
+    span->below = thread->top;
+    span->outer = outer;
+    span->cell = cell;
+    span->thread = thread;
+    set_state(span, SP_SPAN_ENTERED);
+    thread->top = span;
+    thread->alloc_cell = thread->track_allocations ? cell : NULL;
 }
 
 static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
@@ -208,14 +251,21 @@ static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *
     return true;
 }
 
+bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
+    if (SP_UNLIKELY(span->opened || !boundary_if_quick(thread, span->outer)))
+        return false;
+    thread->top = span->below;
+    set_alloc_cell(thread, span->outer);
+    set_state(span, SP_SPAN_NONE);
+    return true;
+}
+
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(thread == NULL || thread->top != span))
         return exit_out_of_order(thread, span);
+    if (SP_LIKELY(sp_span_exit_quick(thread, span))) return true;
     pop(thread, span);
-    if (SP_LIKELY(!span->opened))
-        set_state(span, SP_SPAN_NONE);
-    else
-        settle_after_exit(span);
+    settle_after_exit(span);
     return true;
 }
 

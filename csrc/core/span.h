@@ -52,6 +52,11 @@ void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key);
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
                          const struct sp_span *parent);
 
+/* As sp_span_begin, for a span without recorded labels, at the site's callsite.
+ * Finds the cell in the site, and makes no call in the usual case. */
+void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
+                      struct sp_site *site);
+
 /* Create a span without entering it. `parent` NULL: the running span. */
 void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
                   const struct sp_span *parent);
@@ -64,6 +69,10 @@ void sp_span_enter(struct sp_thread *thread, struct sp_span *span);
  * thread takes the span off at its next boundary, and false is returned (the
  * span's memory must stay until sp_span_release). */
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
+
+/* The same for the thread's innermost span in the usual case; else false, and
+ * nothing is done. Makes no call. */
+bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span);
 
 /* Destroy a span that is open and not entered. `thread` may be NULL. */
 void sp_span_close(struct sp_thread *thread, struct sp_span *span);

@@ -83,12 +83,18 @@ static void settle(struct sp_thread *thread) {
     thread->track_allocations = sp_session_config.track_allocations;
 }
 
+SP_COLD void sp_sites_forget(struct sp_thread *thread) {
+    for (size_t i = 0; i < SP_SITES; i++)
+        thread->sites[i] = (struct sp_site){NULL, NULL, NULL, 0};
+}
+
 /* Leave what belongs to another session behind. */
 static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     atomic_store_explicit(&thread->data_generation, 0, memory_order_release);
     /* Its spans stay entered until they exit, which will find them gone. */
     thread->top = NULL;
     thread->alloc_cell = NULL;
+    sp_sites_forget(thread);
     if (!sp_cells_reset(&thread->cells)) {
         sp_count(&sp_stats.out_of_memory);
         return false;

@@ -26,8 +26,9 @@ struct sp_split_entry {
 #define SP_SITES 128u
 
 struct sp_site {
-    const void *place; /* the instruction */
-    const void *name;  /* of the span; NULL in an empty entry */
+    const void *place;    /* the instruction */
+    const void *name;     /* of the span; NULL in an empty entry */
+    struct sp_cell *cell; /* where its last span ran, of this generation; or NULL */
     uint32_t callsite;
 };
 
@@ -119,12 +120,14 @@ void sp_threads_relock_in_child(void);
 /* Bumped when some code object dies, before its address can be another's. */
 extern _Atomic uint32_t sp_site_epoch;
 
+void sp_sites_forget(struct sp_thread *thread);
+
 /* The cache entry for an instruction; it holds if place and name match. */
 static inline struct sp_site *sp_site_find(struct sp_thread *thread,
                                            const void *place) {
     uint32_t epoch = atomic_load_explicit(&sp_site_epoch, memory_order_relaxed);
     if (SP_UNLIKELY(thread->site_epoch != epoch)) {
-        for (size_t i = 0; i < SP_SITES; i++) thread->sites[i].name = NULL;
+        sp_sites_forget(thread);
         thread->site_epoch = epoch;
     }
     uintptr_t address = (uintptr_t)place;

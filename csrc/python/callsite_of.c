@@ -132,14 +132,14 @@ static uint32_t look_up(ModuleState *state, struct sp_thread *thread, const void
                                PyCode_Addr2Line(code, offset), (uint32_t)offset);
     if (callsite == SP_CALLSITE_OTHER || !watch(state, code)) return callsite;
     if (is_constant_of(code, name))
-        *sp_site_find(thread, place) = (struct sp_site){place, name, callsite};
+        *sp_site_find(thread, place) = (struct sp_site){place, name, NULL, callsite};
     else /* a code object is no name: the fast path passes it by */
-        *computed = (struct sp_site){place, code, callsite};
+        *computed = (struct sp_site){place, code, NULL, callsite};
     return callsite;
 }
 
-uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *thread,
-                                 const void *place, PyObject *name) {
+SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *thread,
+                                         const void *place, PyObject *name) {
     /* What is allocated here is the profiler's, and the program's exception, if
      * one is pending, stays as it is. */
     struct sp_cell *alloc_cell = thread->alloc_cell;

@@ -11,12 +11,19 @@
 uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *thread,
                                  const void *place, PyObject *name);
 
+/* The cache entry of that instruction and name, or NULL: ask the slow one. */
+static inline struct sp_site *site_of_caller(struct sp_thread *thread, PyObject *name) {
+    const void *place = compat_caller_place();
+    struct sp_site *site = sp_site_find(thread, place);
+    if (SP_LIKELY(site->name == name && site->place == place)) return site;
+    return NULL;
+}
+
 static inline uint32_t callsite_of_caller(ModuleState *state, struct sp_thread *thread,
                                           PyObject *name) {
-    const void *place = compat_caller_place();
-    const struct sp_site *site = sp_site_find(thread, place);
-    if (SP_LIKELY(site->name == name && site->place == place)) return site->callsite;
-    return callsite_of_caller_slow(state, thread, place, name);
+    const struct sp_site *site = site_of_caller(thread, name);
+    if (site != NULL) return site->callsite;
+    return callsite_of_caller_slow(state, thread, compat_caller_place(), name);
 }
 
 /* The callsite of a function that is decorated. */

@@ -37,6 +37,16 @@
 #define SPANPROF_FREE_LIST 64
 #endif
 
+/* With the GIL nobody else is in an object's state: the usual cases need no
+ * critical section, and the others are out of their way. */
+#ifdef Py_GIL_DISABLED
+#define SPANPROF_QUICK_PATHS 0
+#define SPANPROF_SLOW
+#else
+#define SPANPROF_QUICK_PATHS 1
+#define SPANPROF_SLOW __attribute__((cold, noinline))
+#endif
+
 /* An object's own state, against other threads on free-threaded builds. */
 #if PY_VERSION_HEX >= 0x030d0000
 #define SPANPROF_LOCK(object) Py_BEGIN_CRITICAL_SECTION(object)

@@ -101,8 +101,30 @@ static PyMemberDef function_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* Up to 3.13 update_wrapper() copies them. From 3.14 on it does not, as they are
+ * computed when they are asked for, and only functions do that by themselves. */
+static PyObject *function_get_annotations(PyObject *object, void *closure) {
+    (void)closure;
+    FunctionObject *self = (FunctionObject *)object;
+    PyObject *own =
+        self->dict != NULL ? PyDict_GetItemString(self->dict, "__annotations__") : NULL;
+    if (own != NULL) return Py_NewRef(own);
+    return PyObject_GetAttrString(self->wrapped, "__annotations__");
+}
+
+static int function_set_annotations(PyObject *object, PyObject *value, void *closure) {
+    (void)closure;
+    PyObject *dict = PyObject_GenericGetDict(object, NULL);
+    if (dict == NULL) return -1;
+    int failed = value != NULL ? PyDict_SetItemString(dict, "__annotations__", value)
+                               : PyDict_DelItemString(dict, "__annotations__");
+    Py_DECREF(dict);
+    return failed;
+}
+
 static PyGetSetDef function_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"__annotations__", function_get_annotations, function_set_annotations, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -15,14 +15,7 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
 
 /* --- making and dropping ------------------------------------------------------ */
 
-static SpanObject *span_allocate(ModuleState *state) {
-#if SPANPROF_FREE_LIST > 0
-    if (SP_LIKELY(state->free_span_count > 0)) {
-        SpanObject *self = state->free_spans[--state->free_span_count];
-        compat_revive((PyObject *)self);
-        return self;
-    }
-#endif
+static SPANPROF_SLOW SpanObject *span_allocate_new(ModuleState *state) {
     /* The profiler's own memory is nobody's allocation. */
     struct sp_thread *thread = sp_thread_self;
     struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
@@ -37,10 +30,19 @@ static SpanObject *span_allocate(ModuleState *state) {
     return self;
 }
 
-SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
-                     SpanObject *parent) {
-    SpanObject *self = span_allocate(state);
-    if (self == NULL) return NULL;
+static inline SpanObject *span_allocate(ModuleState *state) {
+#if SPANPROF_FREE_LIST > 0
+    if (SP_LIKELY(state->free_span_count > 0)) {
+        SpanObject *self = state->free_spans[--state->free_span_count];
+        compat_revive((PyObject *)self);
+        return self;
+    }
+#endif
+    return span_allocate_new(state);
+}
+
+static inline void span_fill(SpanObject *self, PyObject *name, PyObject *labels,
+                             SpanObject *parent) {
     self->name = Py_NewRef(name);
     self->labels = Py_XNewRef(labels);
     self->parent = (SpanObject *)Py_XNewRef((PyObject *)parent);
@@ -49,6 +51,13 @@ SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
     self->close_pending = self->used = self->held = false;
     self->span.id = 0;
     self->span.generation = 0;
+}
+
+SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
+                     SpanObject *parent) {
+    SpanObject *self = span_allocate(state);
+    if (self == NULL) return NULL;
+    span_fill(self, name, labels, parent);
     /* Most spans hold a string and nothing else: no cycle can go through them. */
     if (labels != NULL || parent != NULL) PyObject_GC_Track(self);
     return self;
@@ -89,9 +98,11 @@ static void span_free(SpanObject *self) {
     Py_DECREF(type);
 }
 
-static void span_dealloc(PyObject *object) {
+static void span_dealloc(PyObject *object);
+
+static SPANPROF_SLOW void span_dealloc_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
-    if (SP_UNLIKELY(self->labels != NULL || self->parent != NULL)) {
+    if (self->labels != NULL || self->parent != NULL) {
         if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
         /* Ancestors may be more than the C stack holds. */
         Py_TRASHCAN_BEGIN(object, span_dealloc)
@@ -101,6 +112,23 @@ static void span_dealloc(PyObject *object) {
     } else {
         span_free(self);
     }
+}
+
+static void span_dealloc(PyObject *object) {
+#if SPANPROF_FREE_LIST > 0
+    SpanObject *self = (SpanObject *)object;
+    ModuleState *state = state_first;
+    if (SP_LIKELY(self->labels == NULL && self->parent == NULL && !self->span.opened &&
+                  Py_TYPE(self) == state_first_type &&
+                  state->free_span_count < state->free_span_limit)) {
+        PyObject *name = self->name;
+        /* It keeps its type's reference. */
+        state->free_spans[state->free_span_count++] = self;
+        Py_DECREF(name);
+        return;
+    }
+#endif
+    span_dealloc_slow(object);
 }
 
 void span_object_clear_free_list(ModuleState *state) {
@@ -113,9 +141,9 @@ void span_object_clear_free_list(ModuleState *state) {
     }
 }
 
-static PyObject *span_create_slow(ModuleState *state, SpanObject *parent,
-                                  PyObject *const *args, Py_ssize_t nargs,
-                                  PyObject *kwnames) {
+static SP_COLD PyObject *span_create_slow(ModuleState *state, SpanObject *parent,
+                                          PyObject *const *args, Py_ssize_t nargs,
+                                          PyObject *kwnames) {
     if (nargs != 1) {
         PyErr_Format(PyExc_TypeError,
                      "span() takes one positional argument, the name (%zd given)",
@@ -155,14 +183,29 @@ done:
     return self;
 }
 
+static SPANPROF_SLOW PyObject *span_type_vectorcall_slow(PyObject *type,
+                                                         PyObject *const *args,
+                                                         size_t nargsf,
+                                                         PyObject *kwnames) {
+    return span_create_slow(state_of_type((PyTypeObject *)type), NULL, args,
+                            PyVectorcall_NARGS(nargsf), kwnames);
+}
+
+/* The usual call makes no other call: there are no registers to save. */
 static PyObject *span_type_vectorcall(PyObject *type, PyObject *const *args,
                                       size_t nargsf, PyObject *kwnames) {
-    ModuleState *state = state_of_type((PyTypeObject *)type);
-    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (SP_LIKELY(nargs == 1 && kwnames == NULL && PyUnicode_CheckExact(args[0]) &&
-                  PyUnicode_GET_LENGTH(args[0]) > 0))
-        return (PyObject *)span_new(state, args[0], NULL, NULL);
-    return span_create_slow(state, NULL, args, nargs, kwnames);
+#if SPANPROF_FREE_LIST > 0
+    ModuleState *state = state_first;
+    if (SP_LIKELY((PyTypeObject *)type == state_first_type && kwnames == NULL &&
+                  PyVectorcall_NARGS(nargsf) == 1 && PyUnicode_CheckExact(args[0]) &&
+                  PyUnicode_GET_LENGTH(args[0]) > 0 && state->free_span_count > 0)) {
+        SpanObject *self = state->free_spans[--state->free_span_count];
+        compat_revive((PyObject *)self);
+        span_fill(self, args[0], NULL, NULL);
+        return (PyObject *)self;
+    }
+#endif
+    return span_type_vectorcall_slow(type, args, nargsf, kwnames);
 }
 
 /* Reached by Span.__new__(Span, ...): the same rules. */
@@ -239,7 +282,7 @@ static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread) {
     return 0;
 }
 
-static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     int failed = 0;
     SPANPROF_LOCK(self);
@@ -256,6 +299,34 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     }
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
+}
+
+static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+#if SPANPROF_QUICK_PATHS
+    SpanObject *self = (SpanObject *)object;
+    uint32_t generation =
+        atomic_load_explicit(&sp_session_generation, memory_order_relaxed);
+    struct sp_thread *thread = sp_thread_self;
+    if (SP_LIKELY(self->life == LIFE_NEW && !self->held && !self->close_pending)) {
+        if (generation == 0) {
+            self->used = true;
+            self->unrecorded++;
+            return Py_NewRef(object);
+        }
+        if (SP_LIKELY(thread != NULL && self->labels == NULL && self->parent == NULL &&
+                      atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
+                          generation)) {
+            struct sp_site *site = site_of_caller(thread, self->name);
+            if (SP_LIKELY(site != NULL)) {
+                self->used = self->held = true;
+                Py_SET_REFCNT(object, Py_REFCNT(object) + 2); /* held, returned */
+                sp_span_begin_at(thread, &self->span, site);
+                return object;
+            }
+        }
+    }
+#endif
+    return span_enter_slow(object);
 }
 
 /* --- leaving ------------------------------------------------------------------- */
@@ -340,7 +411,7 @@ static inline bool is_settled(const struct sp_thread *thread) {
            atomic_load_explicit(&thread->generation, memory_order_relaxed) == running;
 }
 
-void span_leave(SpanObject *self) {
+static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
     SPANPROF_LOCK(self);
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
@@ -355,6 +426,26 @@ void span_leave(SpanObject *self) {
         leave_slow(self);
     }
     SPANPROF_UNLOCK();
+}
+
+void span_leave(SpanObject *self) {
+#if SPANPROF_QUICK_PATHS
+    struct sp_thread *thread = sp_thread_self;
+    if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
+                  !self->close_pending)) {
+        if (SP_LIKELY(sp_span_exit_quick(thread, &self->span))) {
+            self->held = false;
+            Py_DECREF(self); /* never the last: the caller holds one */
+            return;
+        }
+    } else if (thread == NULL || thread->top == NULL) {
+        if (SP_LIKELY(self->unrecorded > 0 && !self->close_pending)) {
+            self->unrecorded--;
+            return;
+        }
+    }
+#endif
+    span_leave_slow(self);
 }
 
 static PyObject *span_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {

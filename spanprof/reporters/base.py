@@ -1,8 +1,11 @@
 """What a reporter is."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..config import ProfileConfig
     from ..profiles import Profile
 
@@ -25,13 +28,13 @@ class Reporter:
     caused, rather than the report interval. What a reporter has put off is due
     then: after the next :meth:`flush` nothing may be held back."""
 
-    def init(self, config: "ProfileConfig") -> None:
+    def init(self, config: ProfileConfig) -> None:
         """Called first, once in each session, and again in a child after a fork.
 
         A reporter that is used a second time starts anew here.
         """
 
-    def profile(self, profile: "Profile") -> None:
+    def profile(self, profile: Profile) -> None:
         """Called at each report with the values since the last one."""
 
     def flush(self) -> None:

@@ -1,10 +1,10 @@
 """Profiles as files in a directory."""
 
+from __future__ import annotations
+
 import itertools
 import os
 from collections import deque
-from contextlib import suppress
-from datetime import UTC, datetime
 
 from ..atomicfile import write_file
 from ..config import check_positive
@@ -43,6 +43,8 @@ class FileBackend:
 
     def save_profile(self, kind: str, start: int, end: int, data: bytes) -> None:
         """Write ``data``; OSError if that is not possible."""
+        from datetime import UTC, datetime
+
         seconds, nanoseconds = divmod(start, 10**9)
         time = f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%S}"
         name = (
@@ -58,8 +60,10 @@ class FileBackend:
         written = self._written.setdefault(kind, deque())
         written.append(newest)
         while len(written) > keep:
-            with suppress(OSError):  # somebody else may have been faster
+            try:
                 os.unlink(written.popleft())
+            except OSError:
+                pass  # somebody else has been faster
 
     def __repr__(self) -> str:
         return f"FileBackend({self._directory!r})"

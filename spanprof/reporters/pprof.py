@@ -1,16 +1,22 @@
 """Profiles in pprof's format."""
 
-import logging
+from __future__ import annotations
+
 import time
-from collections.abc import Iterable
-from typing import Protocol
 
 from .._core import SERIES, ProfileData
 from ..config import ProfileConfig
 from ..counters import count
-from ..logs import LimitedLog
+from ..logs import WARNING, LimitedLog
 from ..profiles import Profile
 from .base import Reporter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+else:
+    Protocol = object
 
 KINDS = tuple(dict.fromkeys(kind for _, _, kind, _ in SERIES))
 
@@ -69,8 +75,10 @@ class PProfReporter(Reporter):
 
     def init(self, config: ProfileConfig) -> None:
         self._max_samples = config.max_samples
-        # What was put off in another session, or before a fork, is that one's.
+        # What was put off in another session, or before a fork, is that one's; and a
+        # lock may be held by a thread that a child does not have.
         self._rest = None
+        self._log = LimitedLog(1)
         self._failing = False
         self.written = self.lost = 0
         self.last_error = None
@@ -121,7 +129,7 @@ class PProfReporter(Reporter):
         reason = f"{type(self.last_error).__name__}: {self.last_error}"
         self._log.log(
             "save",
-            logging.WARNING,
+            WARNING,
             f"a {kind} profile could not be written to {self._backend!r}: {reason}",
         )
 

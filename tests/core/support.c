@@ -247,7 +247,9 @@ bool spt_rseq_is_live(void) {
     struct sp_moment now;
     sp_clock_setup();
     sp_clock_attach(&clock, true, &now);
-    if (!clock.has_rseq || *clock.marker != clock.armed) return false;
+    if (!clock.has_rseq) return false;
+    /* Switched out in the middle of it: once more. */
+    while (*clock.marker != clock.armed) sp_clock_attach(&clock, true, &now);
     struct timespec nap = {0, 1000000};
     nanosleep(&nap, NULL);
     return *clock.marker != clock.armed;

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -222,7 +222,7 @@ def test_rule_7_3_every_stack_and_value_is_ours(
     assert raw.totals == {name: profile.totals[name] for name in raw.types}
     assert raw.header["Period"] == "1"
     assert raw.header["PeriodType"].split()[0] == DEFAULTS[kind]
-    began = datetime.fromtimestamp(profile.start // 10**9, timezone.utc)
+    began = datetime.fromtimestamp(profile.start // 10**9, UTC)
     assert raw.header["Time"].startswith(f"{began:%Y-%m-%d %H:%M:%S}")
     # It prints the first four characters of the duration, without the unit.
     duration = next(profile.duration / n for n in (1e9, 1e6) if profile.duration >= n)

@@ -96,7 +96,7 @@ class Model:
     def _is_live(self, run: Run) -> bool:
         return run.session == self.session != 0
 
-    # --- spans -------------------------------------------------------------------------
+    # --- spans ------------------------------------------------------------------------
 
     def new(self, name: str, parent: Object | None = None) -> Object:
         thing = Object(name, parent)

@@ -83,7 +83,8 @@ def read(data: bytes) -> File:
     assert strings[0] == ""
 
     def text(message: Message, key: int) -> str:
-        return strings[_number(message, key)]
+        found: str = strings[_number(message, key)]
+        return found
 
     functions = {}
     for each in map(_fields, top.get(5, [])):

@@ -1,5 +1,7 @@
 """Callsites: where spans are opened, whatever the code is; labels; and leaks."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import builtins
 import code
 import gc
@@ -272,7 +274,7 @@ def test_rule_7_1_module_run_from_pyc(tmp_path: Path) -> None:
     assert done.stdout == f"p|other|{source}|2\n"
 
 
-# --- names and callsites that come and go -----------------------------------------------
+# --- names and callsites that come and go ---------------------------------------------
 
 
 def test_rule_7_1_names_never_mix_when_code_dies() -> None:
@@ -656,7 +658,6 @@ def work():
         s = s.span("b", label=s).open()
 
 work()
-threading.stack_size(256 * 1024)
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
@@ -744,7 +745,8 @@ def test_rule_3_2_memory_stays_where_it_was(tmp_path: Path, body: str) -> None:
         "spanprof.start(track_all=True, record_labels=['n'], max_label_values=100)\n"
         f"def work():\n{body}\n"
     )
-    assert resident(tmp_path, code) < 3000
+    # Without a GIL, CPython keeps names of code for good, and frees memory later.
+    assert resident(tmp_path, code) < (20_000 if IS_FREE_THREADED else 3000)
 
 
 def test_rule_3_2_builtins_are_left_alone() -> None:

@@ -5,15 +5,14 @@ run in turns: each waits for its next step in a queue. Between steps the manual 
 moves, so every value is known to the nanosecond.
 """
 
+import contextlib
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,7 +22,7 @@ import spanprof
 from .helpers import ManualClock, Path_, by_path
 from .model import Model, Object, Values
 
-EXAMPLES = {"quick": 150, "default": 600, "thorough": 20_000}
+EXAMPLES = {"quick": 150, "default": 1500, "thorough": 20_000}
 PROFILE = os.environ.get("SPANPROF_HYPOTHESIS_PROFILE", "default")
 
 THREADS = 3
@@ -50,10 +49,8 @@ class Worker:
         """Blocks that it is in, by the driver."""
 
     def _run(self) -> None:
-        try:
+        with contextlib.suppress(Stop):
             self._loop()
-        except Stop:
-            pass
 
     def _loop(self) -> None:
         """Take steps until one of them leaves the block."""
@@ -101,10 +98,8 @@ class Worker:
             self._answers.put(None)
             self._loop()
 
-        try:
+        with contextlib.suppress(Raised):
             function()
-        except Raised:
-            pass
 
 
 LEAVE = object()
@@ -151,7 +146,7 @@ class Driver:
         )
         self.objects.append(thing)
 
-    # --- steps: (thread, object) -------------------------------------------------------
+    # --- steps: (thread, object) ------------------------------------------------------
 
     def step(self, kind: str, who: int, what: int, much: int) -> None:
         which = who % THREADS
@@ -255,7 +250,7 @@ class Driver:
         self.workers[which] = self.workers.pop()
         self.thread_numbers[which] = self.thread_numbers.pop()
 
-    # --- the end -----------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------
 
     def compare(self, profile: spanprof.Profile) -> None:
         found: dict[Path_, Values] = {

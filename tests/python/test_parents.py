@@ -1,5 +1,7 @@
 """Who is whose parent: rules 4.1 and 4.4."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """The files: rules 7.1, 7.2 and 7.4. What Google's pprof makes of them is in e2e."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import os
 import stat
 import threading
@@ -165,7 +167,7 @@ ODD = ["ü", "日本", "🐍", "a::b", "", 'q"\\', "\t\n", "x" * 5000]
 def test_rule_7_1_odd_text(clock: ManualClock) -> None:
     with spanprof.start(track_wall=True, record_labels=["k", "ü"]) as session:
         for text in ODD:
-            with span("n" + text, k=text, **{"ü": text}):
+            with span("n" + text, k=text, ü=text):
                 clock(1)
     file = pprof_file.read(session.result.to_pprof("wall"))
     assert {s.stack[0][0] for s in file.samples} == {f"{__name__}::n{t}" for t in ODD}

@@ -145,9 +145,9 @@ def test_arithmetic_with_anything_else() -> None:
         pass
     for other in (0, None, "profile"):
         with pytest.raises(TypeError, match="unsupported operand"):
-            session.result + other  # type: ignore[operator]
+            session.result + other
         with pytest.raises(TypeError, match="unsupported operand"):
-            session.result - other  # type: ignore[operator]
+            session.result - other
     assert session.result != 0
     with pytest.raises(TypeError, match="unhashable"):
         hash(session.result)
@@ -521,7 +521,7 @@ def test_stats() -> None:
     with pytest.raises(AttributeError, match="no counter 'nonsense'"):
         _ = after.nonsense
     with pytest.raises(AttributeError):
-        after.misnested = 1
+        after.misnested = 1  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(after)) == after
 
 
@@ -539,26 +539,24 @@ def test_public_names() -> None:
         _ = spanprof.nonsense  # type: ignore[attr-defined]
 
 
-def test_importing_it_imports_nothing_but_the_core() -> None:
-    code = """
+def test_importing_it_imports_nothing_slow() -> None:
+    slow = ("argparse", "dataclasses", "datetime", "inspect", "logging", "re", "typing")
+    code = f"""
 import sys
 before = set(sys.modules)
 import spanprof
-print(*sorted(set(sys.modules) - before))
 with spanprof.span("x"): pass
 spanprof.current_span()
-print(*sorted(set(sys.modules) - before))
+print(*sorted((set(sys.modules) - before) & set({slow})))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-S", "-c", code],
         env={**os.environ, "PYTHONPATH": str(Path(spanprof.__file__).parent.parent)},
         capture_output=True,
         text=True,
         check=True,
     )
-    first, second = done.stdout.splitlines()
-    assert set(first.split()) == {"spanprof", "spanprof._core"}
-    assert first == second
+    assert done.stdout.split() == []
 
 
 def test_versions_agree() -> None:

@@ -165,7 +165,7 @@ def test_rule_6_4_what_is_not_overridden_costs_nothing() -> None:
 def test_a_method_of_the_object_counts_as_overridden() -> None:
     reporter = Reporter()
     seen: list[Profile] = []
-    reporter.profile = seen.append  # type: ignore[method-assign]
+    reporter.profile = seen.append  # type: ignore[method-assign,assignment]
     with spanprof.start(reporters=[reporter]):
         pass
     assert len(seen) == 1
@@ -243,7 +243,7 @@ def test_rule_6_3_the_log_is_limited_and_tells_how_much_it_left_out(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    monkeypatch.setattr("spanprof.logs.time.monotonic", lambda: now)
     reporter = Recorder(profile=fail)
     with spanprof.start(reporters=[reporter], report_interval=0):
         for _ in range(20):

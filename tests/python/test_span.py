@@ -1,5 +1,7 @@
 """The life of a span, on one thread: rules 3.1 to 3.5 and 3.8."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import contextlib
 import copy
 import functools
@@ -587,7 +589,7 @@ def test_rule_3_4_exception_passes_unchanged(
     try:
         form(error)
     except BaseException as caught:
-        assert caught is error
+        assert caught is error  # noqa: PT017
     else:
         raise AssertionError("it was swallowed")
     assert (error.args, error.__cause__, error.__context__) == (
@@ -618,8 +620,8 @@ def test_rule_3_4_exception_being_handled_stays() -> None:
                 pass
             by_name(3)
             with pytest.raises(KeyError) as info, span("b"):
-                raise KeyError("second")
-            assert info.value.__context__ is first
+                raise KeyError("second")  # noqa: B904
+            assert info.value.__context__ is first  # noqa: PT017
 
 
 def test_rule_3_4_time_up_to_the_exception_counts(clock: ManualClock) -> None:

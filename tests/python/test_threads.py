@@ -1,5 +1,7 @@
 """Threads: rules 3.5, 4.4, 5.2 and 3.8 with several at once. Also without a GIL."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import itertools
 import sys
 import threading
@@ -246,7 +248,7 @@ def test_rule_3_6_sessions_start_and_stop_while_threads_run(
     assert spanprof.current_span() is None
 
 
-# --- 3.8: exits on another thread ------------------------------------------------------------
+# --- 3.8: exits on another thread -----------------------------------------------------
 
 
 def leave(thing: Span) -> None:
@@ -369,7 +371,7 @@ def test_rule_3_8_exits_race_across_threads(fast_switching: None) -> None:
     assert spanprof.stats().misnested > before.misnested
 
 
-# --- threads of other kinds -------------------------------------------------------------------
+# --- threads of other kinds -----------------------------------------------------------
 
 
 def test_rule_4_4_daemon_threads_at_exit(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is measured: rules 5.1 to 5.4, and allocations as far as they go."""
 
+# ruff: noqa: SIM117 (how blocks are nested is what is tested)
+
 import os
 import sys
 import threading
@@ -245,7 +247,7 @@ def test_rule_5_2_huge_values(clock: ManualClock) -> None:
     assert series(session.result, "cpu") == {("a",): 50 * year}
 
 
-# --- real clocks -----------------------------------------------------------------------
+# --- real clocks ----------------------------------------------------------------------
 
 SLACK = 50_000
 """ns; what two clocks may differ by, and a boundary may take."""
@@ -435,7 +437,7 @@ def test_rule_5_4_tiny_spans() -> None:
     assert 0 <= values["cpu"] <= values["wall_busy"] + SLACK
 
 
-# --- allocations: a sanity check -------------------------------------------------------
+# --- allocations: a sanity check ------------------------------------------------------
 
 
 def allocations(work: Callable[[], object]) -> tuple[int, int]:

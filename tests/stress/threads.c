@@ -1,0 +1,368 @@
+/* Stress for the core: threads that open spans as fast as they can, threads that come
+ * and go, exits from the wrong thread, one span that many enter, a collector that
+ * reads all the time, and sessions that stop and start under all of them. For
+ * ThreadSanitizer, and useful without it: at the end sums are compared.
+ *
+ *     threads [SECONDS]
+ *
+ * Exit status 0 if every check held. */
+#include "../../csrc/core/callsite.h"
+#include "../../csrc/core/collector.h"
+#include "../../csrc/core/span.h"
+#include "../../csrc/core/stats.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define WORKERS 4
+#define DEPTH 12
+#define NAMES 16
+
+static const struct sp_session_config config = {true, true, true, 300, 10};
+static _Atomic bool over;
+static _Atomic int failures;
+static sp_key names[NAMES];
+
+#define CHECK(condition)                                                              \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            fprintf(stderr, "threads.c:%d: not so: %s\n", __LINE__, #condition);      \
+            atomic_fetch_add(&failures, 1);                                           \
+        }                                                                             \
+    } while (0)
+
+static bool is_over(void) {
+    return atomic_load_explicit(&over, memory_order_relaxed);
+}
+
+static uint32_t random_number(uint64_t *state) {
+    return (uint32_t)sp_mix(*state += 0x9e3779b97f4a7c15u);
+}
+
+static void nap(long nanos) {
+    struct timespec t = {0, nanos};
+    nanosleep(&t, NULL);
+}
+
+/* --- spans nested at random, with counts to compare -------------------------- */
+
+struct work {
+    uint64_t seed;
+    uint64_t begun; /* spans that were recorded */
+    uint64_t misnested;
+};
+
+/* One tree of spans, entered and left within one session or across several. The exits
+ * are as the binding does them: by the thread's state, session or not. */
+static void one_tree(struct work *work) {
+    struct sp_span spans[DEPTH];
+    unsigned depth = 0;
+    memset(spans, 0, sizeof spans);
+    unsigned steps = 10 + random_number(&work->seed) % 60;
+    while (steps-- > 0) {
+        uint32_t choice = random_number(&work->seed);
+        if (depth < DEPTH && choice % 3 != 0) {
+            struct sp_thread *thread = sp_thread_current();
+            if (thread == NULL) continue;
+            sp_span_begin(thread, &spans[depth++], names[choice / 3 % NAMES]);
+            work->begun++;
+        } else if (depth > 0) {
+            /* Now and then the one below the innermost. */
+            if (depth > 1 && choice % 64 == 0) {
+                sp_span_exit(sp_thread_self, &spans[depth - 2]);
+                spans[depth - 2].id = 0;
+                struct sp_span *last = &spans[depth - 1];
+                sp_span_exit(sp_thread_self, last);
+                depth -= 2;
+                work->misnested++;
+            } else {
+                sp_span_exit(sp_thread_self, &spans[--depth]);
+            }
+        }
+    }
+    while (depth > 0) sp_span_exit(sp_thread_self, &spans[--depth]);
+}
+
+static void *worker(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) one_tree(work);
+    return NULL;
+}
+
+/* Lives for a few spans only; its state goes to the next one. */
+static void *mayfly(void *argument) {
+    struct work *work = argument;
+    for (int i = 0; i < 5; i++) one_tree(work);
+    /* Dies with a span entered, which is abandoned. */
+    static struct sp_span left[WORKERS];
+    struct sp_thread *thread = sp_thread_current();
+    if (thread != NULL) {
+        struct sp_span *span = &left[work->seed % WORKERS];
+        span = memset(span, 0, sizeof *span);
+        sp_span_begin(thread, span, names[0]);
+        work->begun++;
+    }
+    return NULL;
+}
+
+static void *mayflies(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, mayfly, work) == 0);
+        pthread_join(thread, NULL);
+    }
+    return NULL;
+}
+
+/* --- exits from the wrong thread, and one span for many ----------------------- */
+
+static pthread_mutex_t hand_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sp_span *handed; /* entered by one thread, to be exited by another */
+static _Atomic uint64_t let_go;
+
+static void on_release(struct sp_span *span) {
+    (void)span;
+    atomic_fetch_add(&let_go, 1);
+}
+
+static void *giver(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) {
+        /* Kept for ever: another thread may look at it until the program ends. */
+        struct sp_span *span = calloc(1, sizeof *span);
+        struct sp_thread *thread = sp_thread_current();
+        if (thread == NULL) {
+            free(span);
+            nap(1000);
+            continue;
+        }
+        sp_span_begin(thread, span, names[1]);
+        work->begun++;
+        pthread_mutex_lock(&hand_lock);
+        handed = span;
+        pthread_mutex_unlock(&hand_lock);
+        for (int i = 0; i < 50; i++) one_tree(work);
+        nap(1000);
+    }
+    return NULL;
+}
+
+static void *taker(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) {
+        pthread_mutex_lock(&hand_lock);
+        struct sp_span *span = handed;
+        handed = NULL;
+        pthread_mutex_unlock(&hand_lock);
+        if (span != NULL && !sp_span_exit(sp_thread_current(), span)) work->misnested++;
+        nap(1000);
+    }
+    return NULL;
+}
+
+/* The host serialises what is done to one span, as a lock of its own does here. */
+static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *sharer(void *argument) {
+    struct work *work = argument;
+    static struct sp_span shared;
+    while (!is_over()) {
+        pthread_mutex_lock(&shared_lock);
+        struct sp_thread *thread = sp_thread_current();
+        if (thread != NULL && shared.generation != sp_session_running()) {
+            if (sp_span_state(&shared) == SP_SPAN_OPEN) sp_span_close(thread, &shared);
+            if (sp_span_state(&shared) == SP_SPAN_NONE) {
+                sp_span_open(thread, &shared, names[2], NULL);
+                work->begun++;
+            }
+        }
+        thread = sp_thread_current();
+        bool mine = thread != NULL && sp_span_state(&shared) == SP_SPAN_OPEN;
+        if (mine) sp_span_enter(thread, &shared);
+        if (mine) sp_span_exit(thread, &shared);
+        pthread_mutex_unlock(&shared_lock);
+        nap(500);
+    }
+    return NULL;
+}
+
+/* --- names, while others make them as well ------------------------------------- */
+
+static void *namer(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) {
+        char text[32];
+        int length = snprintf(text, sizeof text, "n%u", random_number(&work->seed) % 500);
+        struct sp_text name = {text, (size_t)length}, key = {"key", 3};
+        uint32_t callsite = sp_callsite_intern(name, key, key, 1, 0);
+        CHECK(memcmp(sp_callsite_get(callsite)->name->bytes, text, name.length) == 0);
+        uint32_t labels = sp_labels_intern(&key, &name, 1, 10);
+        CHECK(sp_labels_get(labels)->count == 1);
+        struct sp_thread *thread = sp_thread_current();
+        if (thread != NULL) {
+            struct sp_span span = {0};
+            sp_span_begin(thread, &span, sp_key_make(callsite, labels));
+            work->begun++;
+            sp_span_exit(sp_thread_self, &span);
+        }
+        nap(1000);
+    }
+    return NULL;
+}
+
+/* --- reading --------------------------------------------------------------------- */
+
+static int64_t total(const struct sp_profile *profile, unsigned metrics) {
+    int64_t sum = 0;
+    for (uint32_t n = 0; n < profile->count; n++)
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            if (metrics & SP_BIT(i)) sum += profile->nodes[n].value[i];
+    return sum;
+}
+
+static void check_order(const struct sp_profile *profile) {
+    for (uint32_t n = 0; n < profile->count; n++) {
+        CHECK(profile->nodes[n].parent < (int32_t)n);
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            CHECK(profile->nodes[n].value[i] >= 0);
+    }
+}
+
+/* Reports come from the reporter thread; this reads beside it. */
+static void *reader(void *argument) {
+    (void)argument;
+    struct sp_profile *earlier = NULL;
+    while (!is_over()) {
+        struct sp_profile *now = sp_snapshot();
+        if (now == NULL) {
+            nap(1000);
+            continue;
+        }
+        check_order(now);
+        if (earlier != NULL && earlier->start_unix == now->start_unix) {
+            /* Of one session: no value has fallen. */
+            struct sp_profile *between = sp_profile_merge(now, earlier, -1);
+            check_order(between);
+            sp_profile_free(between);
+        }
+        sp_profile_free(earlier);
+        earlier = now;
+    }
+    sp_profile_free(earlier);
+    return NULL;
+}
+
+static struct sp_profile *reported; /* by the reporter thread, read after the stop */
+
+static void on_report(void *context, struct sp_profile *profile, bool last) {
+    (void)context;
+    (void)last;
+    check_order(profile);
+    struct sp_profile *sum = sp_profile_merge(reported, profile, 1);
+    sp_profile_free(reported);
+    sp_profile_free(profile);
+    reported = sum;
+}
+
+static void one_session(long nanos, uint64_t *calls) {
+    struct sp_host host = {
+        .report = on_report, .want_profile = true, .interval = 2 * 1000 * 1000};
+    reported = sp_profile_new(0);
+    CHECK(sp_start(&config, &host) == SP_STARTED);
+    nap(nanos);
+    CHECK(sp_flush(-1));
+    nap(nanos);
+    struct sp_profile *final;
+    CHECK(sp_stop(-1, &final));
+    check_order(final);
+    /* What was reported bit by bit is what the session came to. */
+    for (int i = 0; i < SP_METRIC_COUNT; i++)
+        CHECK(total(reported, SP_BIT(i)) == total(final, SP_BIT(i)));
+    *calls += (uint64_t)total(final, SP_BIT(SP_CALLS));
+    sp_profile_free(final);
+    sp_profile_free(reported);
+}
+
+/* --- the program -------------------------------------------------------------------- */
+
+static void run_threads(double seconds, bool restart) {
+    struct {
+        void *(*run)(void *);
+    } kinds[] = {{worker}, {worker}, {mayflies}, {giver}, {taker},
+                 {sharer}, {sharer}, {namer},    {reader}};
+    enum { COUNT = sizeof kinds / sizeof kinds[0] };
+    pthread_t threads[COUNT];
+    struct work work[COUNT];
+    memset(work, 0, sizeof work);
+    atomic_store(&over, false);
+    uint64_t calls = 0, sessions = 0;
+    uint64_t misnested = sp_load(&sp_stats.misnested);
+
+    struct sp_profile *final = NULL;
+    if (!restart) CHECK(sp_start(&config, NULL) == SP_STARTED);
+    for (size_t i = 0; i < COUNT; i++) {
+        work[i].seed = (i + 1) * 7919u;
+        CHECK(pthread_create(&threads[i], NULL, kinds[i].run, &work[i]) == 0);
+    }
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        if (restart)
+            one_session(1000 * 1000 * (long)(1 + sessions % 10), &calls);
+        else
+            nap(10 * 1000 * 1000);
+        sessions++;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((double)(now.tv_sec - start.tv_sec) +
+                 (double)(now.tv_nsec - start.tv_nsec) / 1e9 <
+             seconds);
+    atomic_store(&over, true);
+    for (size_t i = 0; i < COUNT; i++) pthread_join(threads[i], NULL);
+
+    uint64_t begun = 0, expected = 0;
+    for (size_t i = 0; i < COUNT; i++) {
+        begun += work[i].begun;
+        expected += work[i].misnested;
+    }
+    misnested = sp_load(&sp_stats.misnested) - misnested;
+    if (restart) {
+        /* Spans begun between the last reading and the end of a session are lost. */
+        CHECK(calls <= begun);
+    } else {
+        CHECK(sp_stop(-1, &final));
+        check_order(final);
+        calls = (uint64_t)total(final, SP_BIT(SP_CALLS));
+        CHECK(calls == begun);
+        CHECK(misnested >= expected);
+        int64_t busy = total(final, SP_BIT(SP_WALL_BUSY));
+        int64_t cpu = total(final, SP_BIT(SP_CPU_USER) | SP_BIT(SP_CPU_SYSTEM));
+        CHECK(cpu <= busy + busy / 100 + 1000000);
+        sp_profile_free(final);
+    }
+    CHECK(calls > 0);
+    fprintf(stderr,
+            "%s: %llu spans, %llu recorded, %llu misnested, %llu let go, %llu rounds\n",
+            restart ? "many sessions" : "one session", (unsigned long long)begun,
+            (unsigned long long)calls, (unsigned long long)misnested,
+            (unsigned long long)atomic_load(&let_go), (unsigned long long)sessions);
+}
+
+int main(int argc, char **argv) {
+    double seconds = argc > 1 ? atof(argv[1]) : 5;
+    struct sp_text none = {"", 0};
+    for (int i = 0; i < NAMES; i++) {
+        char text[16];
+        int length = snprintf(text, sizeof text, "s%d", i);
+        struct sp_text name = {text, (size_t)length};
+        names[i] = sp_key_make(sp_callsite_intern(name, none, none, 1, 0), 0);
+    }
+    sp_span_release = on_release;
+    run_threads(seconds / 2, false);
+    run_threads(seconds / 2, true);
+    if (failures != 0) fprintf(stderr, "%d checks did not hold\n", failures);
+    return failures != 0;
+}
