@@ -6,8 +6,13 @@ program forks write their profiles as well; the table is the first process's.
 """
 
 import atexit
+
+# Needed at the end, if at all. By then the program's own directory comes first on
+# sys.path, and may hold modules of these names.
+import logging  # noqa: F401
 import os
 import threading
+import unicodedata  # noqa: F401
 from collections.abc import Callable
 from typing import NoReturn
 

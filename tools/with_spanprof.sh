@@ -13,5 +13,6 @@ done
 shift
 
 install_spanprof "${extras[@]}"
+export PYTHON=$venv/bin/python
 cd "$build"
 exec "$@"

@@ -6,13 +6,16 @@
 #include <pthread.h>
 
 struct path {
-    sp_key key;
-    uint32_t parent;
+    _Atomic sp_key key;
+    _Atomic uint32_t parent;
     uint32_t next; /* in path_table */
 };
 
 /* Written under `lock`. Readers without it know a path's number from a cell or
- * from path_count, both published after the path. */
+ * from path_count, both published after the path. Atomic all the same: a thread
+ * that has not noticed yet that its session is over may look up a number that is
+ * another path's by now. It finds some path, below its number as all parents are,
+ * and what it makes of it belongs to no session. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sp_slab paths;
 static struct sp_table path_table;
@@ -23,13 +26,20 @@ static struct path *path_at(uint32_t number) {
     return sp_slab_at(&paths, number, sizeof(struct path));
 }
 
+static sp_key path_key(uint32_t number) {
+    return atomic_load_explicit(&path_at(number)->key, memory_order_relaxed);
+}
+static uint32_t path_parent(uint32_t number) {
+    return atomic_load_explicit(&path_at(number)->parent, memory_order_relaxed);
+}
+
 static uint32_t hash_child(uint32_t parent, sp_key key) {
     return (uint32_t)sp_mix(key + ((uint64_t)parent << 20));
 }
 
 static uint32_t path_find_locked(uint32_t parent, sp_key key, uint32_t hash) {
     for (uint32_t n = sp_table_first(&path_table, hash); n != 0; n = path_at(n)->next)
-        if (path_at(n)->key == key && path_at(n)->parent == parent) return n;
+        if (path_key(n) == key && path_parent(n) == parent) return n;
     return 0;
 }
 
@@ -45,7 +55,7 @@ static uint32_t path_intern_locked(uint32_t parent, sp_key key) {
     if (number > path_limit) {
         sp_count(&sp_stats.nodes_folded);
         /* Under "(other)" all is "(other)": the fold adds one node a parent. */
-        if (parent != SP_PATH_ROOT && path_at(parent)->key == SP_CALLSITE_OTHER)
+        if (parent != SP_PATH_ROOT && path_key(parent) == SP_CALLSITE_OTHER)
             return parent;
         key = sp_key_make(SP_CALLSITE_OTHER, 0);
         hash = hash_child(parent, key);
@@ -56,11 +66,13 @@ static uint32_t path_intern_locked(uint32_t parent, sp_key key) {
         if (!sp_table_grow(&path_table)) return 0;
         for (uint32_t n = 1; n < number; n++)
             path_at(n)->next = sp_table_push(
-                &path_table, hash_child(path_at(n)->parent, path_at(n)->key), n);
+                &path_table, hash_child(path_parent(n), path_key(n)), n);
     }
     if (!sp_slab_reserve(&paths, number, sizeof(struct path))) return 0;
-    *path_at(number) =
-        (struct path){key, parent, sp_table_push(&path_table, hash, number)};
+    struct path *path = path_at(number);
+    atomic_store_explicit(&path->key, key, memory_order_relaxed);
+    atomic_store_explicit(&path->parent, parent, memory_order_relaxed);
+    path->next = sp_table_push(&path_table, hash, number);
     atomic_store_explicit(&path_count, number + 1, memory_order_release);
     return number;
 }
@@ -77,10 +89,10 @@ uint32_t sp_paths_count(void) {
     return atomic_load_explicit(&path_count, memory_order_acquire);
 }
 uint32_t sp_path_parent(uint32_t path) {
-    return path_at(path)->parent;
+    return path_parent(path);
 }
 sp_key sp_path_key(uint32_t path) {
-    return path_at(path)->key;
+    return path_key(path);
 }
 
 void sp_paths_lock(void) {
@@ -158,7 +170,7 @@ SP_COLD struct sp_cell *sp_cell_child_slow(struct sp_cells *cells,
         pthread_mutex_lock(&lock);
         uint32_t path = path_intern_locked(parent->path, key);
         /* The path's own key: it may have been folded. */
-        if (path != 0) key = path_at(path)->key;
+        if (path != 0) key = path_key(path);
         pthread_mutex_unlock(&lock);
         if (path == parent->path) return parent;
         if (path != 0) {
@@ -182,8 +194,9 @@ SP_COLD struct sp_cell *sp_cell_child_slow(struct sp_cells *cells,
 
 static struct sp_cell *cell_of_known_path(const struct sp_cells *cells, uint32_t path) {
     if (path == SP_PATH_ROOT) return sp_cell_at(cells, 0);
-    const struct path *p = path_at(path);
-    return cell_find(cells, p->parent, p->key, hash_child(p->parent, p->key));
+    uint32_t parent = path_parent(path);
+    sp_key key = path_key(path);
+    return cell_find(cells, parent, key, hash_child(parent, key));
 }
 
 struct sp_cell *sp_cell_of_path(struct sp_cells *cells, uint32_t path) {
@@ -192,20 +205,20 @@ struct sp_cell *sp_cell_of_path(struct sp_cells *cells, uint32_t path) {
 
     /* Climb to an ancestor that the thread knows, then come down again. A stack
      * of spans may be deeper than the C stack: no recursion. */
-    uint32_t depth = 1, ancestor = path_at(path)->parent;
+    uint32_t depth = 1, ancestor = path_parent(path);
     while ((cell = cell_of_known_path(cells, ancestor)) == NULL) {
         depth++;
-        ancestor = path_at(ancestor)->parent;
+        ancestor = path_parent(ancestor);
     }
     uint32_t *way = malloc(depth * sizeof *way);
     if (way == NULL) {
         sp_count(&sp_stats.out_of_memory);
         return cell;
     }
-    for (uint32_t i = depth, step = path; i-- > 0; step = path_at(step)->parent)
+    for (uint32_t i = depth, step = path; i-- > 0; step = path_parent(step))
         way[i] = step;
     for (uint32_t i = 0; i < depth; i++)
-        cell = sp_cell_child(cells, cell, path_at(way[i])->key);
+        cell = sp_cell_child(cells, cell, path_key(way[i]));
     free(way);
     return cell;
 }

@@ -103,7 +103,7 @@ static void add_thread(const struct sp_thread *thread, struct sums *sums) {
                 atomic_load_explicit(&thread->alive, memory_order_relaxed);
     uint64_t cpu_now = 0, wall_now = sp_clock_wall();
     bool cpu_known =
-        busy && thread->clock.want_cpu && sp_clock_cpu_of(&thread->clock, &cpu_now);
+        busy && sp_session_config.track_cpu && sp_clock_cpu_of(&thread->clock, &cpu_now);
 
     struct running running;
     bool still = busy && read_running(thread, &running) && running.cell == seen;

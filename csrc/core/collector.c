@@ -105,7 +105,11 @@ static void *run(void *argument) {
     c->running = true;
     pthread_mutex_unlock(&c->mutex);
     sp_thread_set_profilers();
-    if (c->host.begin != NULL) c->host.begin(c->host.context);
+    if (c->host.begin != NULL) {
+        pthread_mutex_lock(&collect_lock); /* no fork meanwhile */
+        c->host.begin(c->host.context);
+        pthread_mutex_unlock(&collect_lock);
+    }
     for (bool last = false; !last;) {
         last = wait_until_due(c);
         uint64_t round = c->begun; /* only this thread changes it */

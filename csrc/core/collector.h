@@ -11,8 +11,9 @@
 #include "profile.h"
 #include "session.h"
 
-/* Called on the reporter thread, never concurrently; all may block. `report`
- * takes over `profile`, the values since its last call; NULL if the host wants
+/* Called on the reporter thread, never concurrently. `begin` must be brief: no fork
+ * happens meanwhile (a host takes locks of its runtime there). The others may block.
+ * `report` takes over `profile`, the values since its last call; NULL if the host wants
  * none. `last` is true once, at the end. */
 struct sp_host {
     void *context;

@@ -7,7 +7,7 @@
 #include <time.h>
 
 _Atomic uint32_t sp_session_generation;
-struct sp_session_config sp_session_config;
+struct sp_session_settings sp_session_config;
 uint64_t sp_session_started_wall;
 uint64_t sp_session_started_unix;
 
@@ -22,7 +22,9 @@ uint64_t sp_unix_now(void) {
 int sp_session_begin(const struct sp_session_config *config) {
     if (sp_session_running() != 0) return -1;
     sp_clock_setup();
-    sp_session_config = *config;
+    sp_session_config.track_wall = config->track_wall;
+    sp_session_config.track_cpu = config->track_cpu;
+    sp_session_config.track_allocations = config->track_allocations;
     sp_labels_begin();
     sp_paths_reset(config->max_nodes);
     sp_session_started_unix = sp_unix_now();

@@ -22,8 +22,13 @@ static inline uint32_t sp_session_running(void) {
     return atomic_load_explicit(&sp_session_generation, memory_order_acquire);
 }
 
-/* Settings of the running session, or of the last one. */
-extern struct sp_session_config sp_session_config;
+/* Settings of the running session, or of the last one; the fields of a struct
+ * sp_session_config. Atomic, as a thread that has not noticed yet that its session is
+ * over may read them while the next one begins. */
+struct sp_session_settings {
+    _Atomic bool track_wall, track_cpu, track_allocations;
+};
+extern struct sp_session_settings sp_session_config;
 extern uint64_t sp_session_started_wall; /* CLOCK_MONOTONIC, ns */
 extern uint64_t sp_session_started_unix; /* ns */
 

@@ -73,7 +73,7 @@ static inline void charge(struct sp_thread *thread, struct sp_cell *cell,
     sp_add(&cell->value[SP_VALUE_CPU], now->cpu - last->cpu);
     sp_store(&thread->at_wall, now->wall);
     sp_store(&thread->at_cpu, now->cpu);
-    atomic_store_explicit(&thread->cell, next, memory_order_relaxed);
+    atomic_store_explicit(&thread->cell, next, memory_order_release);
     atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
 }
 

@@ -131,6 +131,9 @@ static struct sp_thread *join(uint32_t generation) {
 }
 
 SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
+    /* The caller's glance at the generation ordered nothing. This one comes after
+     * all that the last session's readers did to the memory used anew here. */
+    if (sp_session_running() != generation) return NULL;
     struct sp_thread *thread = join(generation);
     /* The profiler's own thread comes here each time, and is turned away. */
     if (thread == NULL || thread->is_profilers) return NULL;

@@ -17,6 +17,8 @@ struct context {
 
 static void begin(void *argument) {
     struct context *context = argument;
+    /* Takes the interpreter's lock on its list of threads, without the GIL: a child
+     * forked in the middle would wait for that lock for ever. */
     context->thread_state = PyThreadState_New(context->interpreter);
 }
 

@@ -429,9 +429,7 @@ class Core:
 
     def decode(self, data: bytes) -> tuple[int, Profile | None]:
         result = self.ffi.new("struct sp_profile **")
-        status = self.lib.sp_pprof_decode(
-            self.ffi.from_buffer(data), len(data), result
-        )
+        status = self.lib.sp_pprof_decode(self.ffi.from_buffer(data), len(data), result)
         if result[0] == self.ffi.NULL:
             return status, None
         return status, Profile(self, result[0])

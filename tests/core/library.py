@@ -22,11 +22,15 @@ class BuildError(Exception):
     pass
 
 
+def _path() -> str:
+    """PATH, with the programs of the running interpreter's environment first."""
+    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+
+
 def _run(*command: str) -> None:
-    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     done = subprocess.run(
         command,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": _path()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,11 +56,17 @@ def build(directory: Path, target: str, options: Sequence[str] = ()) -> Path:
         if not made_by.exists() or made_by.read_text() != wanted:
             shutil.rmtree(directory, ignore_errors=True)
             _run(
-                *meson, "setup", str(directory), str(ROOT), "-Dcore_tests=true", *options
+                *meson,
+                "setup",
+                str(directory),
+                str(ROOT),
+                "-Dcore_tests=true",
+                *options,
             )
             made_by.write_text(wanted)
-        name = Path(target).stem.removeprefix("lib")
-        _run(*meson, "compile", "-C", str(directory), name)
+        # Ninja itself: "meson compile" does not see targets that are new.
+        ninja = shutil.which("ninja", path=_path()) or "ninja-build"
+        _run(ninja, "-C", str(directory), target)
     return directory / target
 
 

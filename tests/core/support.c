@@ -296,13 +296,16 @@ static uint64_t do_deed(struct spt_host *host) {
     struct sp_profile *profile = NULL;
     uint64_t result = 0;
     switch (host->deed) {
-    case SPT_NOTHING: break;
+    case SPT_NOTHING:
+        break;
     case SPT_HANG:
         pthread_mutex_lock(&host->mutex);
         while (!host->let_go) pthread_cond_wait(&host->changed, &host->mutex);
         pthread_mutex_unlock(&host->mutex);
         break;
-    case SPT_FLUSH: result = sp_flush(-1); break;
+    case SPT_FLUSH:
+        result = sp_flush(-1);
+        break;
     case SPT_STOP:
         result = sp_stop(-1, &profile);
         sp_profile_free(profile);

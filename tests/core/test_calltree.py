@@ -33,7 +33,9 @@ def test_labels_make_nodes_of_their_own(core: Core) -> None:
     for value in "xyx":
         with thread.span("a", user=value):
             core.run(thread, 1)
-    calls = {stack: values["calls"] for stack, values in core.snapshot().nodes().items()}
+    calls = {
+        stack: values["calls"] for stack, values in core.snapshot().nodes().items()
+    }
     assert calls == {
         (("a", (("user", "x"),)),): 2,
         (("a", (("user", "y"),)),): 1,

@@ -48,8 +48,10 @@ def kernel_trusts_ticks() -> bool:
 
 def in_child(**environment: str) -> list[int]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", textwrap.dedent(CHILD)]
-        + [str(library.ROOT / "tests"), str(library.find())],
+        [
+            *(sys.executable, "-P", "-c", textwrap.dedent(CHILD)),
+            *(str(library.ROOT / "tests"), str(library.find())),
+        ],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

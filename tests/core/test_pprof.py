@@ -253,9 +253,7 @@ def test_flipped_bytes_never_crash(core: Core, flips: list[tuple[int, int]]) -> 
 
 @given(
     st.lists(
-        st.tuples(
-            st.integers(0, 1 << 20), st.integers(0, 3), st.binary(max_size=11)
-        ),
+        st.tuples(st.integers(0, 1 << 20), st.integers(0, 3), st.binary(max_size=11)),
         min_size=1,
         max_size=6,
     )

@@ -521,6 +521,25 @@ def test_run_prints_in_an_encoding_that_lacks_characters(tmp_path: Path) -> None
     assert "----" in result.out
 
 
+def test_run_imports_nothing_of_the_program_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    program = script(
+        folder,
+        """
+        import spanprof
+        with spanprof.span('caf\\xe9 \\u65e5'): pass
+        """,
+    )
+    for name in ("logging", "unicodedata", "datetime", "table", "traceback", "gzip"):
+        script(folder, "raise SystemExit('imported by mistake')", f"{name}.py")
+    result = spanprof_run("--pprof", program / "blocked", program, cwd=tmp_path)
+    assert result.status == 0
+    assert "caf\xe9 \u65e5" in result.out
+    assert "could not be written" in result.err
+    assert "mistake" not in result.out + result.err
+
+
 def test_forked_children_write_their_profiles(tmp_path: Path) -> None:
     program = script(
         tmp_path,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanprof import _core, text
@@ -209,6 +209,7 @@ def test_any_name_stays_on_its_line_and_in_its_column() -> None:
     assert {text.cells(row) for row in rows} == {60}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1), st.integers(60, 200))
 def test_tables_fit_whatever_the_names(names: list[str], width: int) -> None:
     result = tree(("calls", "wall"))
@@ -354,6 +355,7 @@ def test_sizes(number: int, shown: str) -> None:
     assert text.size(number) == shown
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**16), 10**16))
 def test_quantities_are_short(number: int) -> None:
     for unit in ("nanoseconds", "bytes"):
@@ -368,6 +370,7 @@ def test_shares() -> None:
     assert text.share(-1000, 10_000) == "-10.0%"
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 30))
 def test_clipped_text_fits(sample: str, width: int) -> None:
     clipped = text.clip(text.printable(sample), width)

@@ -26,12 +26,12 @@ static _Atomic bool over;
 static _Atomic int failures;
 static sp_key names[NAMES];
 
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) {                                                           \
-            fprintf(stderr, "threads.c:%d: not so: %s\n", __LINE__, #condition);      \
-            atomic_fetch_add(&failures, 1);                                           \
-        }                                                                             \
+#define CHECK(condition)                                                         \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
+            fprintf(stderr, "threads.c:%d: not so: %s\n", __LINE__, #condition); \
+            atomic_fetch_add(&failures, 1);                                      \
+        }                                                                        \
     } while (0)
 
 static bool is_over(void) {
@@ -196,7 +196,8 @@ static void *namer(void *argument) {
     struct work *work = argument;
     while (!is_over()) {
         char text[32];
-        int length = snprintf(text, sizeof text, "n%u", random_number(&work->seed) % 500);
+        int length =
+            snprintf(text, sizeof text, "n%u", random_number(&work->seed) % 500);
         struct sp_text name = {text, (size_t)length}, key = {"key", 3};
         uint32_t callsite = sp_callsite_intern(name, key, key, 1, 0);
         CHECK(memcmp(sp_callsite_get(callsite)->name->bytes, text, name.length) == 0);
@@ -261,6 +262,8 @@ static struct sp_profile *reported; /* by the reporter thread, read after the st
 static void on_report(void *context, struct sp_profile *profile, bool last) {
     (void)context;
     (void)last;
+    if (profile == NULL)
+        return; /* a stop came between: the values come with the last */
     check_order(profile);
     struct sp_profile *sum = sp_profile_merge(reported, profile, 1);
     sp_profile_free(reported);
@@ -287,7 +290,8 @@ static void one_session(long nanos, uint64_t *calls) {
     sp_profile_free(reported);
 }
 
-/* --- the program -------------------------------------------------------------------- */
+/* --- the program --------------------------------------------------------------------
+ */
 
 static void run_threads(double seconds, bool restart) {
     struct {
