@@ -15,6 +15,10 @@ else:
     from .latedataclass import late_dataclass
 
 _MOST = 2**31 - 1
+
+MOST_LABELS = 64
+"""Names that a session can record."""
+
 _INFINITY = float("inf")
 
 
@@ -201,6 +205,10 @@ def check_labels(name: str, value: object) -> tuple[str, ...]:
             raise TypeError(f"{name} must hold str only, not {label!r}")
         if not label:
             raise ValueError(f"{name} must not hold an empty name")
+        if "\0" in label:
+            raise ValueError(f"{name} must not hold a name with NUL: {label!r}")
+    if len(labels) > MOST_LABELS:
+        raise ValueError(f"{name} must hold at most {MOST_LABELS} names")
     return labels
 
 

@@ -153,9 +153,18 @@ static int pass_for(PyObject *wrapper, PyObject *wrapped) {
     return result == NULL ? -1 : 0;
 }
 
-/* 1 if calling it runs nothing of its body yet; -1 with an exception. */
-static int suspends(PyObject *function) {
-    if (!PyFunction_Check(function)) return 0;
+/* Whether calling it runs nothing of its body yet. Sees through bound methods and
+ * partial objects; leaves no exception. */
+static bool suspends(PyObject *function) {
+    if (PyMethod_Check(function)) return suspends(PyMethod_GET_FUNCTION(function));
+    if (strcmp(Py_TYPE(function)->tp_name, "functools.partial") == 0) {
+        PyObject *inner = PyObject_GetAttrString(function, "func");
+        if (inner == NULL) PyErr_Clear();
+        bool result = inner != NULL && suspends(inner);
+        Py_XDECREF(inner);
+        return result;
+    }
+    if (!PyFunction_Check(function)) return false;
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
     return (code->co_flags & (CO_COROUTINE | CO_GENERATOR | CO_ASYNC_GENERATOR |
                               CO_ITERABLE_COROUTINE)) != 0;

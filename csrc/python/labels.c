@@ -39,7 +39,10 @@ static PyObject *value_text(PyObject *value) {
     if (PyUnicode_CheckExact(value)) return Py_NewRef(value);
     PyObject *text = PyObject_Str(value);
     if (text == NULL) {
+        /* Ctrl-C is not the label's: it comes again as soon as we are out of here. */
+        bool interrupted = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
         PyErr_Clear();
+        if (interrupted) PyErr_SetInterrupt();
         text = PyUnicode_FromFormat("<%s>", Py_TYPE(value)->tp_name);
         if (text == NULL) PyErr_Clear();
     }

@@ -174,3 +174,12 @@ def test_rule_3_8_bad_variables_are_named(name: str, text: str, message: str) ->
     with pytest.raises(ValueError, match="SPANPROF") as caught:
         ProfileConfig.from_env({f"SPANPROF_{name}": text})
     assert str(caught.value) == f"SPANPROF_{name}{message}"
+
+
+def test_rule_3_8_label_names_that_cannot_be_recorded() -> None:
+    with pytest.raises(ValueError, match="must not hold a name with NUL"):
+        ProfileConfig(record_labels=["a\0b"])
+    names = [f"label{number}" for number in range(65)]
+    with pytest.raises(ValueError, match="must hold at most 64 names"):
+        ProfileConfig(record_labels=names)
+    assert ProfileConfig(record_labels=names[:64]).record_labels == tuple(names[:64])

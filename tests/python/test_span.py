@@ -995,3 +995,28 @@ def test_rule_3_1_repr_tells_the_state() -> None:
     assert repr(s) == "<spanprof.Span 'n' open>"
     s.close()
     assert repr(s) == "<spanprof.Span 'n' closed>"
+
+
+def test_rule_3_8_coroutine_functions_behind_something_are_refused() -> None:
+    class Service:
+        async def work(self) -> None: ...
+
+    for function in (functools.partial(Service.work, None), Service().work):
+        with pytest.raises(TypeError, match="cannot decorate a coroutine"):
+            spanprof.span("work")(function)
+
+
+def open_and_go_on(label: object) -> None:
+    with spanprof.span("work", label=label):
+        pass
+    for _ in range(100):  # the interrupt comes at the next chance
+        pass
+
+
+def test_rule_3_4_an_interrupt_in_a_label_is_not_lost() -> None:
+    class Label:
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with spanprof.start(record_labels=["label"]), pytest.raises(KeyboardInterrupt):
+        open_and_go_on(Label())
