@@ -43,7 +43,7 @@ def bytes_of(text: str) -> bytes:
 
 
 def load(path: Path) -> Core:
-    from cffi import FFI
+    from cffi import FFI  # type: ignore[import-untyped]
 
     ffi = FFI()
     ffi.cdef((Path(__file__).parent / "core_cdef.h").read_text())
@@ -230,7 +230,7 @@ class Thread:
 
     @contextmanager
     def span(self, name: str, **labels: str) -> Iterator[Span]:
-        span = self.begin(name, **labels)
+        span = self.begin(name, None, None, **labels)
         try:
             yield span
         finally:

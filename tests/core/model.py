@@ -121,7 +121,9 @@ class Model:
         """A child of ``parent``, else of the innermost running span (4.1, 4.4). What
         belongs to another session is no parent."""
         assert self.session is not None
-        above = parent if parent is not None else (thread.stack or [None])[-1]
+        above = parent
+        if above is None and thread.stack:
+            above = thread.stack[-1]
         known = above is not None and above.session is self.session
         path = self.session.node(above.path if above and known else (), frame)
         span = Span(self.session, path, opened)

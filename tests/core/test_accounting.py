@@ -1,6 +1,6 @@
 """Where time goes: exactly, on a clock that the test moves."""
 
-from .binding import Core, Thread
+from .binding import Core, Span, Thread
 
 
 def busy(core: Core) -> dict[str, int]:
@@ -73,7 +73,7 @@ def test_rule_5_2_self_busy_adds_up_to_time_with_a_span_entered(core: Core) -> N
     core.start()
     thread = core.thread()
     entered = 0
-    spans = []
+    spans: list[Span] = []
     for step in range(200):
         core.run(thread, step)
         if spans:

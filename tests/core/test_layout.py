@@ -7,8 +7,16 @@ from .binding import METRICS, Core
 
 @pytest.mark.parametrize(
     "name",
-    ["sp_string", "sp_callsite", "sp_label", "sp_labels", "sp_text", "sp_series"]
-    + ["sp_node", "sp_profile"],
+    [
+        "sp_string",
+        "sp_callsite",
+        "sp_label",
+        "sp_labels",
+        "sp_text",
+        "sp_series",
+        "sp_node",
+        "sp_profile",
+    ],
 )
 def test_struct_sizes_agree(real_core: Core, name: str) -> None:
     expected = real_core.lib.spt_layout(name.encode())
