@@ -65,8 +65,8 @@ static uint32_t path_intern_locked(uint32_t parent, sp_key key) {
     if (sp_table_full(&path_table)) {
         if (!sp_table_grow(&path_table)) return 0;
         for (uint32_t n = 1; n < number; n++)
-            path_at(n)->next = sp_table_push(
-                &path_table, hash_child(path_parent(n), path_key(n)), n);
+            path_at(n)->next =
+                sp_table_push(&path_table, hash_child(path_parent(n), path_key(n)), n);
     }
     if (!sp_slab_reserve(&paths, number, sizeof(struct path))) return 0;
     struct path *path = path_at(number);

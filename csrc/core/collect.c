@@ -102,8 +102,8 @@ static void add_thread(const struct sp_thread *thread, struct sums *sums) {
     bool busy = seen != NULL && seen->path != SP_PATH_ROOT &&
                 atomic_load_explicit(&thread->alive, memory_order_relaxed);
     uint64_t cpu_now = 0, wall_now = sp_clock_wall();
-    bool cpu_known =
-        busy && sp_session_config.track_cpu && sp_clock_cpu_of(&thread->clock, &cpu_now);
+    bool cpu_known = busy && sp_session_config.track_cpu &&
+                     sp_clock_cpu_of(&thread->clock, &cpu_now);
 
     struct running running;
     bool still = busy && read_running(thread, &running) && running.cell == seen;

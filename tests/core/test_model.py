@@ -270,7 +270,7 @@ class Program:
 
 
 # Programs are small and quick, and what they find may take a rare order of steps.
-@settings(max_examples=5 * settings().max_examples)
+@settings(max_examples=10 * settings().max_examples)
 @given(programs)
 def test_every_value_agrees_with_the_model(core: Core, program: list[Step]) -> None:
     try:

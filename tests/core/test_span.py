@@ -425,3 +425,17 @@ def test_rule_4_4_an_explicit_parent_from_another_thread(
     nodes = core.snapshot().by_name()
     assert nodes["a/b/c"]["cpu_user"] == 10
     assert nodes["a/b/c/d"]["cpu_user"] == 1
+
+
+def test_rule_3_6_a_stack_of_an_earlier_session_is_never_walked(core: Core) -> None:
+    # Another thread exits a span of the dead session, and its memory goes. The thread
+    # that ran it has not noticed, and exits others, by the state that it still has.
+    core.start()
+    first, second = core.thread(), core.thread()
+    a, b, c = (first.begin(name) for name in "abc")
+    core.stop()
+    assert second.exit(b)
+    b.free()
+    assert core.lib.sp_span_exit(first.pointer, a.pointer)
+    assert core.lib.sp_span_exit(first.pointer, c.pointer)
+    assert (a.state, c.state) == (NONE, NONE)

@@ -103,14 +103,13 @@ def test_rule_5_2_thread_churn_keeps_few_states() -> None:
 
     before = spanprof.stats()
     with spanprof.start(track_all=True) as session:
+        running: list[threading.Thread] = []
         for number in range(2000):
-            thread = threading.Thread(target=work, args=(number,))
-            thread.start()
+            running.append(threading.Thread(target=work, args=(number,)))
+            running[-1].start()
             if number % 4 == 3:
-                thread.join()
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                thread.join(30)
+                while running:
+                    running.pop().join(30)
         assert calls(session.snapshot())["short",] == 2000
     after = spanprof.stats()
     assert after.thread_states - before.thread_states < 50
