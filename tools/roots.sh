@@ -76,7 +76,7 @@ copy_root() {
 # in_root ROOT COMMAND... runs a command there, with nothing of this machine's
 # environment but what the network needs. The mounts end with the command.
 in_root() {
-    local name keep=()
+    local name keep=() home=~root
     for name in {http,https,no}_proxy {HTTP,HTTPS,NO}_PROXY PIP_INDEX_URL PIP_CERT \
         PIP_DEFAULT_TIMEOUT MESON_ARGS; do
         if [ -n "${!name-}" ]; then
@@ -89,7 +89,7 @@ in_root() {
         mount --rbind /dev "$1/dev"
         mount --rbind /sys "$1/sys"
         exec chroot "$@"
-    ' in_root "$1" env -i HOME=/root LC_ALL=C.UTF-8 \
+    ' in_root "$1" env -i HOME="$home" LC_ALL=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         "${keep[@]}" "${@:2}" </dev/null
 }
