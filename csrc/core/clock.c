@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -30,8 +31,15 @@ struct rseq_area {
     uint64_t rseq_cs;
 };
 
-static uint32_t rseq_abort_site[2] = {SP_RSEQ_SIGNATURE, 0};
-static struct rseq_descriptor rseq_never;
+/* What a thread's rseq_cs points to. In memory of its own that is never given back:
+ * the kernel follows the pointer whenever it switches the thread out, also after the
+ * library that holds this code was unloaded, and kills the process if nothing is
+ * there. */
+struct rseq_never {
+    struct rseq_descriptor descriptor;
+    uint32_t signature, abort_site;
+};
+static struct rseq_never *rseq_never;
 
 /* A thread without rseq compares this word with itself. */
 static volatile uint64_t undisturbed;
@@ -143,14 +151,18 @@ static bool rseq_usable(void) {
     const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
     if (offset == NULL || size == NULL || *size == 0) return false;
     rseq_offset = *offset;
-    rseq_never.start_ip = (uintptr_t)&rseq_never;
-    rseq_never.post_commit_offset = 1;
-    rseq_never.abort_ip = (uintptr_t)&rseq_abort_site[1];
+    rseq_never = mmap(NULL, sizeof *rseq_never, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (rseq_never == MAP_FAILED) return false;
+    rseq_never->descriptor.start_ip = (uintptr_t)rseq_never;
+    rseq_never->descriptor.post_commit_offset = 1;
+    rseq_never->descriptor.abort_ip = (uintptr_t)&rseq_never->abort_site;
+    rseq_never->signature = SP_RSEQ_SIGNATURE;
 
     volatile uint64_t *marker = rseq_marker();
     if (marker == NULL || *marker != 0) return false; /* somebody else's */
     /* Self-test: sleeping must clear the field. */
-    *marker = (uintptr_t)&rseq_never;
+    *marker = (uintptr_t)rseq_never;
     struct timespec nap = {0, 1000};
     nanosleep(&nap, NULL);
     bool cleared = *marker == 0;
@@ -305,7 +317,7 @@ void sp_clock_attach(struct sp_clock *clock, bool want_cpu, struct sp_moment *no
         if (marker != NULL) {
             clock->has_rseq = true;
             clock->marker = marker;
-            clock->armed = (uintptr_t)&rseq_never;
+            clock->armed = (uintptr_t)rseq_never;
         }
     }
     synchronise(clock, now);

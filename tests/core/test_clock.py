@@ -170,3 +170,28 @@ def test_without_rseq_the_threads_clock_is_read(real_core: Core) -> None:
     assert cpu_kind == GETTIME
     assert backwards == 0
     assert burnt <= cpu < 1.05 * burnt
+
+
+UNLOADED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from core import binding
+core = binding.load(Path(sys.argv[2]))
+core.start()
+span = core.span()
+core.lib.sp_span_begin(core.lib.spt_thread_mine(), span.pointer, core.key("a"))
+core.ffi.dlclose(core.lib)
+for _ in range(200):
+    time.sleep(0.0001)
+import os
+os._exit(0)
+"""
+
+
+def test_a_thread_may_be_switched_out_after_the_library_was_unloaded() -> None:
+    """The kernel still follows the pointer that the clock left in rseq_cs."""
+    script = textwrap.dedent(UNLOADED)
+    arguments = [str(library.ROOT / "tests"), str(library.find())]
+    done = subprocess.run([sys.executable, "-P", "-c", script, *arguments], check=False)
+    assert done.returncode == 0
