@@ -77,6 +77,10 @@ static struct string_item *string_find_locked(struct sp_text text, uint32_t hash
     return NULL;
 }
 
+static struct string_item *string_known_locked(struct sp_text text) {
+    return string_find_locked(text, hash_bytes(text.bytes, text.length));
+}
+
 static struct string_item *string_intern_locked(struct sp_text text) {
     if (text.length > UINT32_MAX / 2) return NULL;
     uint32_t hash = hash_bytes(text.bytes, text.length);
@@ -118,9 +122,12 @@ static uint32_t callsite_intern_locked(struct sp_text name, struct sp_text targe
                                        struct sp_text file, uint32_t line,
                                        uint32_t offset) {
     uint32_t number = atomic_load_explicit(&callsite_count, memory_order_relaxed);
-    struct string_item *names = string_intern_locked(name);
-    struct string_item *targets = string_intern_locked(target);
-    struct string_item *files = string_intern_locked(file);
+    /* On a full table only known callsites are found: nothing more is kept. */
+    struct string_item *(*string)(struct sp_text) =
+        number < SP_MAX_CALLSITES ? string_intern_locked : string_known_locked;
+    struct string_item *names = string(name);
+    struct string_item *targets = string(target);
+    struct string_item *files = string(file);
     if (names == NULL || targets == NULL || files == NULL) return SP_CALLSITE_OTHER;
     struct sp_callsite wanted = {names->string, targets->string, files->string,
                                  line,          offset,          number};

@@ -161,13 +161,17 @@ static bool rseq_usable(void) {
 
     volatile uint64_t *marker = rseq_marker();
     if (marker == NULL || *marker != 0) return false; /* somebody else's */
-    /* Self-test: sleeping must clear the field. */
-    *marker = (uintptr_t)rseq_never;
-    struct timespec nap = {0, 1000};
-    nanosleep(&nap, NULL);
-    bool cleared = *marker == 0;
-    *marker = 0;
-    return cleared;
+    /* Self-test: each sleep must clear the field. Several, as a kernel that clears it
+     * only when it interrupts user code (some since 6.19) would pass one by luck. */
+    for (int i = 0; i < 8; i++) {
+        *marker = (uintptr_t)rseq_never;
+        struct timespec nap = {0, 1000};
+        nanosleep(&nap, NULL);
+        bool cleared = *marker == 0;
+        *marker = 0;
+        if (!cleared) return false;
+    }
+    return true;
 }
 
 /* --- set-up -------------------------------------------------------------- */

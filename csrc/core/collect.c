@@ -224,6 +224,7 @@ static struct sp_profile *collect(void) {
 /* Drop what holds nothing. NULL out of memory. */
 static struct sp_profile *tidy(struct sp_profile *profile) {
     if (profile != NULL && !sp_profile_prune(profile)) {
+        sp_count(&sp_stats.out_of_memory);
         sp_profile_free(profile);
         return NULL;
     }
@@ -235,6 +236,7 @@ struct sp_profile *sp_collect_cumulative(void) {
     if (profile == NULL) return NULL;
     if (!slab_extend(&shown_slab, &shown_count, profile->count + 1,
                      sizeof(struct shown))) {
+        sp_count(&sp_stats.out_of_memory);
         sp_profile_free(profile);
         return NULL;
     }

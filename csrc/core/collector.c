@@ -100,16 +100,13 @@ static void *run(void *argument) {
     struct collector *c = argument;
     pthread_detach(pthread_self());
     pthread_setname_np(pthread_self(), "spanprof");
+    sp_thread_set_profilers();
+    if (c->host.begin != NULL) c->host.begin(c->host.context);
     pthread_mutex_lock(&c->mutex);
     c->thread = pthread_self();
     c->running = true;
+    pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->mutex);
-    sp_thread_set_profilers();
-    if (c->host.begin != NULL) {
-        pthread_mutex_lock(&collect_lock); /* no fork meanwhile */
-        c->host.begin(c->host.context);
-        pthread_mutex_unlock(&collect_lock);
-    }
     for (bool last = false; !last;) {
         last = wait_until_due(c);
         uint64_t round = c->begun; /* only this thread changes it */
@@ -158,6 +155,10 @@ enum sp_start_status sp_start(const struct sp_session_config *config,
             sp_session_end();
             current = NULL;
             status = SP_START_NO_THREAD;
+        } else if (c != NULL) {
+            pthread_mutex_lock(&c->mutex);
+            while (!c->running) pthread_cond_wait(&c->changed, &c->mutex);
+            pthread_mutex_unlock(&c->mutex);
         }
     }
     pthread_mutex_unlock(&collect_lock);

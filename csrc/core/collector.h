@@ -11,10 +11,11 @@
 #include "profile.h"
 #include "session.h"
 
-/* Called on the reporter thread, never concurrently. `begin` must be brief: no fork
- * happens meanwhile (a host takes locks of its runtime there). The others may block.
- * `report` takes over `profile`, the values since its last call; NULL if the host wants
- * none. `last` is true once, at the end. */
+/* Called on the reporter thread, never concurrently. sp_start waits for `begin`, which
+ * must be brief; the others may block. `report` takes over `profile`, the values since
+ * its last call; NULL if the host wants none, if a stop came between (they are in the
+ * last report then), or out of memory (they come with the next one). `last` is true
+ * once, at the end. */
 struct sp_host {
     void *context;
     void (*begin)(void *context);

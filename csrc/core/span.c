@@ -210,6 +210,7 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
                 unlink_from_middle(thread, span);
             settle_after_exit(span);
             if (sp_span_release != NULL) sp_span_release(span);
+            below = thread->top; /* the host may have run anything: begin again */
         }
         span = below;
     }

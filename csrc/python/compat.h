@@ -88,8 +88,18 @@ static inline PyCodeObject *compat_caller(int *offset) {
     struct _PyInterpreterFrame *frame = compat_frame();
     if (frame == NULL) return NULL;
 #if PY_VERSION_HEX >= 0x030c0000
+        /* While a frame that C called is torn down, this is the interpreter's own entry
+         * frame: it runs no code of the program's, and from 3.13 on none at all. */
+#if SPANPROF_READS_FRAMES
+    if (frame->owner == FRAME_OWNED_BY_CSTACK) return NULL;
+#endif
+    PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
+    if (code == NULL || !PyCode_Check(code)) {
+        Py_XDECREF(code);
+        return NULL;
+    }
     *offset = PyUnstable_InterpreterFrame_GetLasti(frame);
-    return (PyCodeObject *)PyUnstable_InterpreterFrame_GetCode(frame);
+    return (PyCodeObject *)code;
 #else
     *offset = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
     return (PyCodeObject *)Py_NewRef((PyObject *)frame->f_code);

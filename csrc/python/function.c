@@ -34,6 +34,12 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
         labels = labels_recorded_of(self->labels);
         thread->alloc_cell = alloc_cell;
     }
+    /* A label's str() may have stopped the session. */
+    thread = sp_thread_current();
+    if (thread == NULL) {
+        Py_DECREF(span);
+        return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+    }
     span_begin_fresh(span, thread, sp_key_make(self->callsite, labels));
     PyObject *result = PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
     span_leave(span);

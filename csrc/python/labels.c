@@ -4,34 +4,74 @@
 
 #include "text.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MOST_RECORDED 64u
 
-/* Written while no session runs. */
-static char **recorded;
-static size_t recorded_count;
-static uint32_t recorded_max_values;
+struct recorded_labels {
+    const struct recorded_labels *next; /* of all sets ever made */
+    size_t count;
+    uint32_t max_values;
+    char *names[];
+};
 
-bool labels_are_recorded(void) {
-    return recorded_count > 0;
+/* A thread may be in the middle of one session's labels while another session starts:
+ * sets are never changed nor freed, and one that is asked for again is used again. */
+static _Atomic(const struct recorded_labels *) recorded;
+static const struct recorded_labels *all_sets;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all_sets; a leaf */
+
+static bool same_set(const struct recorded_labels *set, const char *const *names,
+                     size_t count, uint32_t max_values) {
+    if (set->count != count || set->max_values != max_values) return false;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(set->names[i], names[i]) != 0) return false;
+    return true;
 }
 
-int labels_set_recorded(const char *const *names, size_t count, uint32_t max_values) {
-    if (count > MOST_RECORDED) count = MOST_RECORDED;
-    char **copies = calloc(count + 1, sizeof *copies);
-    if (copies == NULL) return -1;
-    for (size_t i = 0; i < count; i++) {
-        copies[i] = strdup(names[i]);
-        if (copies[i] == NULL) count = i;
+static struct recorded_labels *new_set(const char *const *names, size_t count,
+                                       uint32_t max_values) {
+    struct recorded_labels *set = calloc(1, sizeof *set + count * sizeof set->names[0]);
+    if (set == NULL) return NULL;
+    set->max_values = max_values;
+    for (; set->count < count; set->count++) {
+        set->names[set->count] = strdup(names[set->count]);
+        if (set->names[set->count] != NULL) continue;
+        while (set->count > 0) free(set->names[--set->count]);
+        free(set);
+        return NULL;
     }
-    for (size_t i = 0; i < recorded_count; i++) free(recorded[i]);
-    free(recorded);
-    recorded = copies;
-    recorded_count = count;
-    recorded_max_values = max_values;
-    return 0;
+    return set;
+}
+
+const struct recorded_labels *
+labels_intern_recorded(const char *const *names, size_t count, uint32_t max_values) {
+    if (count > MOST_RECORDED) count = MOST_RECORDED; /* the front end refuses more */
+    pthread_mutex_lock(&lock);
+    const struct recorded_labels *set = all_sets;
+    while (set != NULL && !same_set(set, names, count, max_values)) set = set->next;
+    if (set == NULL) {
+        struct recorded_labels *made = new_set(names, count, max_values);
+        if (made != NULL) {
+            made->next = all_sets;
+            all_sets = made;
+        }
+        set = made;
+    }
+    pthread_mutex_unlock(&lock);
+    return set;
+}
+
+void labels_publish(const struct recorded_labels *labels) {
+    atomic_store_explicit(&recorded, labels, memory_order_release);
+}
+
+bool labels_are_recorded(void) {
+    const struct recorded_labels *set =
+        atomic_load_explicit(&recorded, memory_order_acquire);
+    return set != NULL && set->count > 0;
 }
 
 /* str(value), or its type's name if that raises. New reference, or NULL. */
@@ -53,17 +93,21 @@ uint32_t labels_recorded_of(PyObject *labels) {
     struct sp_text keys[MOST_RECORDED], values[MOST_RECORDED];
     PyObject *texts[MOST_RECORDED], *owners[MOST_RECORDED];
     uint32_t count = 0;
-    for (size_t i = 0; i < recorded_count; i++) {
-        PyObject *value = PyDict_GetItemString(labels, recorded[i]);
+    const struct recorded_labels *set =
+        atomic_load_explicit(&recorded, memory_order_acquire);
+    for (size_t i = 0; set != NULL && i < set->count; i++) {
+        PyObject *value = PyDict_GetItemString(labels, set->names[i]);
         if (value == NULL) continue;
+        Py_INCREF(value);
         texts[count] = value_text(value);
+        Py_DECREF(value);
         if (texts[count] == NULL) continue;
-        keys[count] = (struct sp_text){recorded[i], strlen(recorded[i])};
+        keys[count] = (struct sp_text){set->names[i], strlen(set->names[i])};
         values[count] = text_view(texts[count], &owners[count]);
         count++;
     }
     if (count == 0) return SP_LABELS_NONE;
-    uint32_t id = sp_labels_intern(keys, values, count, recorded_max_values);
+    uint32_t id = sp_labels_intern(keys, values, count, set->max_values);
     for (uint32_t i = 0; i < count; i++) {
         Py_XDECREF(owners[i]);
         Py_DECREF(texts[i]);

@@ -128,9 +128,10 @@ static PyObject *profile_merge(PyObject *self, PyObject *args) {
         return NULL;
     }
     struct sp_profile *merged;
-    Py_BEGIN_ALLOW_THREADS merged =
-        sp_profile_merge(PROFILE(self), PROFILE(other), sign);
-    Py_END_ALLOW_THREADS return profile_object_new(state, merged);
+    Py_BEGIN_ALLOW_THREADS
+    merged = sp_profile_merge(PROFILE(self), PROFILE(other), sign);
+    Py_END_ALLOW_THREADS
+    return profile_object_new(state, merged);
 }
 
 static PyObject *profile_split(PyObject *self, PyObject *arg) {
@@ -140,9 +141,10 @@ static PyObject *profile_split(PyObject *self, PyObject *arg) {
     if (most > UINT32_MAX) most = UINT32_MAX;
     struct sp_profile *first, *rest;
     int failed;
-    Py_BEGIN_ALLOW_THREADS failed =
-        sp_profile_split(PROFILE(self), (uint32_t)most, &first, &rest);
-    Py_END_ALLOW_THREADS if (failed) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    failed = sp_profile_split(PROFILE(self), (uint32_t)most, &first, &rest);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
     PyObject *head = profile_object_new(state, first);
     PyObject *tail =
         rest != NULL ? profile_object_new(state, rest) : Py_NewRef(Py_None);
@@ -177,10 +179,12 @@ static PyObject *profile_to_pprof(PyObject *self, PyObject *arg) {
     unsigned char *data;
     size_t length;
     enum sp_pprof_status status;
-    Py_BEGIN_ALLOW_THREADS status = sp_pprof_encode(
-        PROFILE(self), (enum sp_kind)kind,
-        program != NULL ? PyBytes_AS_STRING(program) : "python", &data, &length);
-    Py_END_ALLOW_THREADS Py_XDECREF(program);
+    Py_BEGIN_ALLOW_THREADS
+    status = sp_pprof_encode(PROFILE(self), (enum sp_kind)kind,
+                             program != NULL ? PyBytes_AS_STRING(program) : "python",
+                             &data, &length);
+    Py_END_ALLOW_THREADS
+    Py_XDECREF(program);
     if (status != SP_PPROF_OK) return PyErr_NoMemory();
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)length);
     free(data);
@@ -192,9 +196,10 @@ static PyObject *profile_from_pprof(PyObject *type, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*:from_pprof", &buffer)) return NULL;
     struct sp_profile *profile;
     enum sp_pprof_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        sp_pprof_decode(buffer.buf, (size_t)buffer.len, &profile);
-    Py_END_ALLOW_THREADS PyBuffer_Release(&buffer);
+    Py_BEGIN_ALLOW_THREADS
+    status = sp_pprof_decode(buffer.buf, (size_t)buffer.len, &profile);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&buffer);
     switch (status) {
     case SP_PPROF_OK:
         return profile_object_new(state_of_type((PyTypeObject *)type), profile);

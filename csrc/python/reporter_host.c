@@ -17,8 +17,8 @@ struct context {
 
 static void begin(void *argument) {
     struct context *context = argument;
-    /* Takes the interpreter's lock on its list of threads, without the GIL: a child
-     * forked in the middle would wait for that lock for ever. */
+    /* Takes the interpreter's lock on its list of threads: a child forked in the middle
+     * would wait for that lock for ever. So session_start holds the GIL meanwhile. */
     context->thread_state = PyThreadState_New(context->interpreter);
 }
 

@@ -23,24 +23,25 @@ static int64_t timeout_of(PyObject *arg) {
     return seconds < 9e9 ? (int64_t)(seconds * 1e9) : INT64_MAX;
 }
 
-static int set_recorded_labels(PyObject *names, uint32_t max_values) {
+/* NULL with an exception. */
+static const struct recorded_labels *recorded_labels_of(PyObject *names,
+                                                        uint32_t max_values) {
     Py_ssize_t count = PyTuple_GET_SIZE(names);
     const char **texts = calloc((size_t)count + 1, sizeof *texts);
     if (texts == NULL) {
         PyErr_NoMemory();
-        return -1;
+        return NULL;
     }
-    int result = 0;
-    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+    bool readable = true;
+    for (Py_ssize_t i = 0; i < count && readable; i++) {
         texts[i] = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
-        if (texts[i] == NULL) result = -1;
+        readable = texts[i] != NULL;
     }
-    if (result == 0 && labels_set_recorded(texts, (size_t)count, max_values) < 0) {
-        PyErr_NoMemory();
-        result = -1;
-    }
+    const struct recorded_labels *labels =
+        readable ? labels_intern_recorded(texts, (size_t)count, max_values) : NULL;
+    if (readable && labels == NULL) PyErr_NoMemory();
     free(texts);
-    return result;
+    return labels;
 }
 
 static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -70,7 +71,9 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         .max_label_values =
             (uint32_t)(max_label_values < UINT32_MAX ? max_label_values : UINT32_MAX),
     };
-    if (set_recorded_labels(labels, config.max_label_values) < 0) return NULL;
+    const struct recorded_labels *recorded =
+        recorded_labels_of(labels, config.max_label_values);
+    if (recorded == NULL) return NULL;
 
     struct sp_host host = {.want_profile = want_profile,
                            .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
@@ -79,8 +82,13 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         return NULL;
     if (allocations) alloc_hooks_install();
     enum sp_start_status status;
-    Py_BEGIN_ALLOW_THREADS status = sp_start(&config, reports ? &host : NULL);
-    Py_END_ALLOW_THREADS if (status == SP_STARTED) Py_RETURN_NONE;
+    /* With the GIL: see begin() in reporter_host.c. It takes a fraction of a
+     * millisecond. */
+    status = sp_start(&config, reports ? &host : NULL);
+    if (status == SP_STARTED) {
+        labels_publish(recorded);
+        Py_RETURN_NONE;
+    }
     if (reports) reporter_host_discard(&host);
     PyErr_SetString(PyExc_RuntimeError, status == SP_START_RUNNING
                                             ? "a session is already running"
@@ -94,9 +102,11 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     if (sp_session_running() == 0) Py_RETURN_NONE;
     struct sp_profile *final;
     bool ended;
-    Py_BEGIN_ALLOW_THREADS ended = sp_stop(timeout, &final);
-    Py_END_ALLOW_THREADS PyObject *profile =
-        profile_object_new(state_of_module(module), final);
+    Py_BEGIN_ALLOW_THREADS
+    ended = sp_stop(timeout, &final);
+    Py_END_ALLOW_THREADS
+    if (final == NULL) Py_RETURN_NONE; /* somebody else stopped it meanwhile */
+    PyObject *profile = profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;
     PyObject *result = PyTuple_Pack(2, profile, ended ? Py_True : Py_False);
     Py_DECREF(profile);
@@ -108,15 +118,21 @@ static PyObject *session_flush(PyObject *module, PyObject *arg) {
     int64_t timeout = timeout_of(arg);
     if (timeout == -2) return NULL;
     bool done;
-    Py_BEGIN_ALLOW_THREADS done = sp_flush(timeout);
-    Py_END_ALLOW_THREADS return PyBool_FromLong(done);
+    Py_BEGIN_ALLOW_THREADS
+    done = sp_flush(timeout);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
 }
 
 static PyObject *session_snapshot(PyObject *module, PyObject *Py_UNUSED(ignored)) {
-    if (sp_session_running() == 0) Py_RETURN_NONE;
-    struct sp_profile *profile;
-    Py_BEGIN_ALLOW_THREADS profile = sp_snapshot();
-    Py_END_ALLOW_THREADS return profile_object_new(state_of_module(module), profile);
+    struct sp_profile *profile = NULL;
+    uint64_t failed = sp_load(&sp_stats.out_of_memory);
+    Py_BEGIN_ALLOW_THREADS
+    profile = sp_snapshot();
+    Py_END_ALLOW_THREADS
+    /* No session, rather than no memory? */
+    if (profile == NULL && sp_load(&sp_stats.out_of_memory) == failed) Py_RETURN_NONE;
+    return profile_object_new(state_of_module(module), profile);
 }
 
 static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignored)) {

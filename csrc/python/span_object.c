@@ -237,7 +237,7 @@ static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
     return sp_key_make(callsite, labels);
 }
 
-static int entered_again(SpanObject *self, struct sp_thread *thread) {
+static int entered_again(SpanObject *self, struct sp_thread *thread, sp_key key) {
     struct sp_cell *alloc_cell = thread->alloc_cell;
     thread->alloc_cell = NULL;
     struct run *run = PyMem_RawCalloc(1, sizeof *run);
@@ -250,7 +250,6 @@ static int entered_again(SpanObject *self, struct sp_thread *thread) {
     run->next = self->extra;
     self->extra = run;
     Py_INCREF(self);
-    sp_key key = key_of(self, thread);
     if (self->parent == NULL)
         sp_span_begin(thread, &run->span, key);
     else
@@ -258,7 +257,8 @@ static int entered_again(SpanObject *self, struct sp_thread *thread) {
     return 0;
 }
 
-static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread) {
+static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread,
+                                sp_key key) {
     if (self->life == LIFE_CLOSED || self->close_pending) {
         PyErr_Format(PyExc_RuntimeError, "span %R is closed", self->name);
         return -1;
@@ -271,32 +271,36 @@ static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread) {
         self->unrecorded++;
         return 0;
     }
-    if (self->held) return entered_again(self, thread);
+    if (self->held)
+        return entered_again(self, thread,
+                             self->life == LIFE_OPENED ? self->span.key : key);
     if (self->life == LIFE_OPENED) {
         self->held = true;
         Py_INCREF(self);
         sp_span_enter(thread, &self->span);
     } else {
-        span_begin_fresh(self, thread, key_of(self, thread));
+        span_begin_fresh(self, thread, key);
     }
     return 0;
 }
 
 static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
-    int failed = 0;
+    int failed;
     SPANPROF_LOCK(self);
     struct sp_thread *thread = sp_thread_current();
-    if (SP_LIKELY(self->life == LIFE_NEW && !self->held && !self->close_pending)) {
-        if (SP_LIKELY(thread != NULL)) {
-            span_begin_fresh(self, thread, key_of(self, thread));
-        } else {
-            self->used = true;
-            self->unrecorded++;
-        }
-    } else {
-        failed = enter_locked(self, thread);
+    sp_key key = 0;
+    if (thread != NULL && self->life != LIFE_OPENED) {
+        /* May run Python (a label's str()), which may do anything: enter this very
+         * object, stop the session. Hence before anything is looked at, and no Python
+         * from here to the push. */
+        key = key_of(self, thread);
+        thread = sp_thread_current();
+        if (thread != NULL && self->life == LIFE_OPENED &&
+            self->span.generation == sp_session_running())
+            key = self->span.key;
     }
+    failed = enter_locked(self, thread, key);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
 }
@@ -461,7 +465,8 @@ static PyObject *span_exit(PyObject *object, PyObject *const *args, Py_ssize_t n
 
 /* --- open, close, child --------------------------------------------------------- */
 
-static int open_locked(SpanObject *self) {
+/* Sets an exception if the span cannot be opened as it is. */
+static bool refuse_open(SpanObject *self) {
     const char *problem = NULL;
     if (self->life == LIFE_CLOSED || self->close_pending)
         problem = "span %R is closed";
@@ -469,16 +474,25 @@ static int open_locked(SpanObject *self) {
         problem = "span %R is already open";
     else if (self->held || self->extra != NULL || self->unrecorded > 0)
         problem = "span %R is already entered";
-    if (problem != NULL) {
-        PyErr_Format(PyExc_RuntimeError, problem, self->name);
-        return -1;
+    if (problem != NULL) PyErr_Format(PyExc_RuntimeError, problem, self->name);
+    return problem != NULL;
+}
+
+static int open_locked(SpanObject *self) {
+    if (refuse_open(self)) return -1;
+    struct sp_thread *thread = sp_thread_current();
+    sp_key key = 0;
+    if (thread != NULL) {
+        /* As in span_enter_slow: this may run Python, which may open it as well. */
+        key = key_of(self, thread);
+        thread = sp_thread_current();
+        if (refuse_open(self)) return -1;
     }
     self->life = LIFE_OPENED;
     self->used = true;
-    struct sp_thread *thread = sp_thread_current();
     self->span.generation = 0;
     if (thread != NULL)
-        sp_span_open(thread, &self->span, key_of(self, thread),
+        sp_span_open(thread, &self->span, key,
                      self->parent != NULL ? span_run_of(self->parent) : NULL);
     return 0;
 }

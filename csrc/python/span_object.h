@@ -39,12 +39,18 @@ typedef struct SpanObject {
     struct run *extra;
 } SpanObject;
 
-/* Names of the labels that the session records; see session.c. */
+/* Which labels a session records; see labels.c. Immutable, never freed. */
+struct recorded_labels;
+
+/* The set of these names, the same for equal ones; NULL out of memory. */
+const struct recorded_labels *labels_intern_recorded(const char *const *names,
+                                                     size_t count, uint32_t max_values);
+/* From here on they are what spans record. */
+void labels_publish(const struct recorded_labels *labels);
+
 bool labels_are_recorded(void);
-/* Id of the recorded ones among `labels` (a dict); never fails. */
+/* Id of the recorded ones among `labels` (a dict); never fails. Runs str(). */
 uint32_t labels_recorded_of(PyObject *labels);
-/* NULL-terminated names, copied; -1 out of memory. */
-int labels_set_recorded(const char *const *names, size_t count, uint32_t max_values);
 
 /* A new object with its name (and labels, parent: NULL or borrowed). */
 SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,

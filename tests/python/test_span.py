@@ -1020,3 +1020,40 @@ def test_rule_3_4_an_interrupt_in_a_label_is_not_lost() -> None:
 
     with spanprof.start(record_labels=["label"]), pytest.raises(KeyboardInterrupt):
         open_and_go_on(Label())
+
+
+def test_rule_3_1_a_label_that_enters_its_own_span() -> None:
+    """str() of a label runs in the middle of an enter."""
+    entered = []
+
+    class Label:
+        def __str__(self) -> str:
+            if not entered:
+                entered.append(True)
+                span_of_label.__enter__()
+            return "label"
+
+    span_of_label = spanprof.span("work", label=Label())
+    with spanprof.start(track_all=True, record_labels=["label"]) as session:
+        with span_of_label:
+            pass
+        span_of_label.__exit__(None, None, None)
+        assert spanprof.current_span() is None
+        with spanprof.span("after"):
+            pass
+    assert calls(session.result) == {("work",): 1, ("work", "work"): 1, ("after",): 1}
+
+
+def test_rule_3_6_a_label_that_starts_another_session() -> None:
+    names = [f"name{number}" for number in range(20)]
+
+    class Label:
+        def __str__(self) -> str:
+            spanprof.stop()
+            spanprof.start(record_labels=["other"])
+            return "label"
+
+    spanprof.start(record_labels=names)
+    with spanprof.span("work", **{name: Label() for name in names}):
+        pass
+    spanprof.stop()
