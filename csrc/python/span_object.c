@@ -296,9 +296,6 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
          * from here to the push. */
         key = key_of(self, thread);
         thread = sp_thread_current();
-        if (thread != NULL && self->life == LIFE_OPENED &&
-            self->span.generation == sp_session_running())
-            key = self->span.key;
     }
     failed = enter_locked(self, thread, key);
     SPANPROF_UNLOCK();
