@@ -78,9 +78,13 @@ def worker_mode() -> str | None:
     return sys.argv[2] if sys.argv[1:2] == ["--worker"] else None
 
 
-def serve(cases: Cases) -> None:
-    """Time the cases named on standard input, until it ends."""
-    gc.disable()
+def serve(cases: Cases, *, collect: bool = False) -> None:
+    """Time the cases named on standard input, until it ends.
+
+    ``collect`` leaves the garbage collector on, for cases that make many objects.
+    """
+    if not collect:
+        gc.disable()
     clock = time.perf_counter_ns
     for line in sys.stdin:
         case, count = line.rsplit(maxsplit=1)

@@ -17,7 +17,7 @@ CPython does not specialise ``spanprof.span`` on a module that has one.
 from ._core import Span, current_span
 from .config import ProfileConfig
 from .counters import Stats, stats
-from .profiles import Callsite, Profile, Sample, TopRow
+from .profiles import Callsite, Leak, Profile, Sample, TopRow
 from .reporters import FileBackend, PProfReporter, Reporter
 from .session import (
     ProfileBlock,
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Callsite",
     "FileBackend",
+    "Leak",
     "PProfReporter",
     "Profile",
     "ProfileBlock",

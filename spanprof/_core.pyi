@@ -22,6 +22,9 @@ METRICS: Final[tuple[str, ...]]
 SERIES: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]]
 """``(name, unit, kind, metrics summed)`` for every series, in pprof order."""
 
+AGE_LIMITS: Final[tuple[int, ...]]
+"""Lower limits of the classes of age, in seconds, ascending from 0."""
+
 @final
 class Span:
     def __init__(self, name: str, /, **labels: object) -> None: ...
@@ -74,7 +77,16 @@ class ProfileData:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds that were measured, of ``calls wall cpu alloc heap``."""
+    @property
+    def heap_peak(self) -> int:
+        """Most bytes that all nodes together had in use at any time."""
     def __len__(self) -> int: ...
+    def ages(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
+        """``(bytes, growing)`` by class of age, for each node; None if none were taken.
+
+        ``growing`` is at how many reports in a row the bytes of that age and older
+        were more than at the one before.
+        """
     def nodes(
         self,
     ) -> list[tuple[int, int, tuple[tuple[str, str], ...], tuple[int, ...]]]:
@@ -104,10 +116,13 @@ def session_start(
     track_wall: bool,
     track_cpu: bool,
     track_allocations: bool,
+    track_heap: bool,
+    heap_sample_bytes: int,
     record_labels: tuple[str, ...],
     max_nodes: int,
     max_label_values: int,
     report_interval: float,
+    heap_snapshot_interval: float,
     on_report: Callable[[ProfileData | None, bool], None] | None,
     want_profile: bool,
 ) -> None:

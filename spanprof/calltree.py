@@ -215,7 +215,7 @@ def choose_series(kinds: tuple[str, ...], name: str | None) -> str:
     """Return ``name`` if it was measured, or the one most likely meant by None."""
     measured = [each.name for each in SERIES.values() if each.kind in kinds]
     if name is None:
-        for likely in ("wall", "cpu", "alloc_space"):
+        for likely in ("wall", "cpu", "inuse_space", "alloc_space"):
             if likely in measured:
                 return likely
         return "calls"

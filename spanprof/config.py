@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         track_allocations: bool
         track_heap: bool
         track_all: bool
+        heap_sample_bytes: int
         record_labels: Iterable[str]
         report_interval: float
         heap_snapshot_interval: float
@@ -63,11 +64,16 @@ class ProfileConfig:
     """Number and size of allocations."""
 
     track_heap: bool = False
-    """Memory in use; implies ``track_allocations``. Not in this release:
-    :func:`spanprof.start` raises NotImplementedError."""
+    """Memory in use, of every span that allocated it; implies
+    ``track_allocations``."""
 
     track_all: bool = False
-    """All that this release can track: wall and CPU time and allocations."""
+    """All of the above."""
+
+    heap_sample_bytes: int = 0
+    """0: memory is tracked block by block, exactly. Otherwise ``track_heap`` looks at
+    one block in so many bytes on average (512 KiB is usual), and both allocations and
+    memory in use are estimates without bias."""
 
     record_labels: Iterable[str] = ()
     """Names of the labels to record. Each distinct value makes a node of its own.
@@ -77,8 +83,8 @@ class ProfileConfig:
     """Time between two reports; 0: only at a flush and at the end."""
 
     heap_snapshot_interval: float = 10.0
-    """Time between two snapshots of the heap; 0: at every report. Reserved for
-    live-heap tracking, without effect in this release."""
+    """Time between two reports that tell of the memory in use; 0: every report
+    does."""
 
     max_samples: int = 1000
     """Most samples in one written profile; 0: no limit. What is over goes into the
@@ -110,7 +116,12 @@ class ProfileConfig:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
         if self.track_all:
-            for name in ("track_wall", "track_cpu", "track_allocations"):
+            for name in (
+                "track_wall",
+                "track_cpu",
+                "track_allocations",
+                "track_heap",
+            ):
                 object.__setattr__(self, name, True)
         if self.track_heap:
             object.__setattr__(self, "track_allocations", True)
@@ -226,6 +237,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "track_allocations": check_bool,
     "track_heap": check_bool,
     "track_all": check_bool,
+    "heap_sample_bytes": check_limit,
     "record_labels": check_labels,
     "report_interval": check_seconds,
     "heap_snapshot_interval": check_seconds,

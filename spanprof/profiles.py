@@ -21,12 +21,12 @@ from .text import count, duration, printable, quantity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import NamedTuple
 else:
     from .lightnamedtuple import NamedTuple
 
-__all__ = ["Callsite", "Profile", "Sample", "TopRow"]
+__all__ = ["Callsite", "Leak", "Profile", "Sample", "TopRow"]
 
 
 class Sample(NamedTuple):
@@ -61,6 +61,30 @@ class TopRow(NamedTuple):
         total = quantity(self.total, self.unit)
         name = printable(str(self.callsite))
         return f"{name}: {own} self, {total} total, {count(self.calls)} calls"
+
+
+class Leak(NamedTuple):
+    """A stack of spans whose old memory becomes more and more."""
+
+    stack: tuple[Callsite, ...]
+    """The span itself first, its outermost ancestor last."""
+
+    labels: Mapping[str, str]
+    """Recorded labels of all spans in the stack; of equal names, the innermost."""
+
+    space: int
+    """Bytes in use that are old."""
+
+    reports: int
+    """How many reports in a row found more of them than the one before; at most 255."""
+
+    def __str__(self) -> str:
+        labels = "".join(f"  {name}={value}" for name, value in self.labels.items())
+        path = " > ".join(str(callsite) for callsite in reversed(self.stack))
+        return printable(
+            f"{path}{labels}: {quantity(self.space, 'bytes')}, "
+            f"grown {count(self.reports)} times in a row"
+        )
 
 
 class Profile:
@@ -104,26 +128,32 @@ class Profile:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What was measured: of ``calls``, ``wall``, ``cpu``, ``alloc``."""
+        """What was measured: of ``calls``, ``wall``, ``cpu``, ``alloc``, ``heap``."""
         return self._data.kinds
 
     @cached_property
     def samples(self) -> list[Sample]:
         """Every stack that has values."""
         series = [each for each in SERIES.values() if each.kind in self.kinds]
+        return [
+            Sample(stack, dict(labels), {each.name: each.of(values) for each in series})
+            for stack, labels, values in self._stacks()
+            if any(values)
+        ]
+
+    def _stacks(
+        self,
+    ) -> Iterator[tuple[tuple[Callsite, ...], Mapping[str, str], tuple[int, ...]]]:
+        """Every node's stack, labels and values, in the order of the nodes."""
         callsites = CallsiteCache()
         stacks: list[tuple[Callsite, ...]] = []
         labels: list[Mapping[str, str]] = []
-        samples: list[Sample] = []
         for parent, number, own, values in self._data.nodes():
             above = stacks[parent] if parent >= 0 else ()
             stacks.append((callsites[number], *above))
             inherited = labels[parent] if parent >= 0 else {}
             labels.append({**inherited, **dict(own)} if own else inherited)
-            if any(values):
-                numbers = {each.name: each.of(values) for each in series}
-                samples.append(Sample(stacks[-1], dict(labels[-1]), numbers))
-        return samples
+            yield stacks[-1], labels[-1], values
 
     @cached_property
     def totals(self) -> dict[str, int]:
@@ -134,6 +164,48 @@ class Profile:
             for each in SERIES.values()
             if each.kind in self.kinds
         }
+
+    @property
+    def heap_peak(self) -> int:
+        """The most bytes that all spans together had in use at any time.
+
+        The peaks of single stacks, ``inuse_peak_space``, need not have been at the same
+        time, and add up to more. 0 if live heap was not tracked, or in a file.
+        """
+        return self._data.heap_peak
+
+    def leaks(self, min_age: float = 60.0, *, reports: int = 2) -> list[Leak]:
+        """Return the stacks whose old memory keeps growing, the largest first.
+
+        A cache fills up and stays; a leak has more old bytes each time one looks.
+        ``min_age`` is what counts as old, in seconds, rounded up to the next of 0, 1,
+        10, 60, 600 and 3600. Listed is what had more bytes in use of that age at each
+        of the last ``reports`` reports of the session than at the one before; without
+        reporters, snapshots take the place of reports. Looks that are closer together
+        than a quarter of ``min_age`` count as one. What growth is made of is in the
+        profiles of a running session; profiles from files and differences have none,
+        and the answer is empty.
+        """
+        if isinstance(min_age, bool) or not isinstance(min_age, (int, float)):
+            raise TypeError(f"min_age must be a number of seconds, not {min_age!r}")
+        if not 0 <= min_age <= _core.AGE_LIMITS[-1]:
+            raise ValueError(
+                f"min_age must be between 0 and {_core.AGE_LIMITS[-1]}: {min_age!r}"
+            )
+        if isinstance(reports, bool) or not isinstance(reports, int):
+            raise TypeError(f"reports must be an int, not {reports!r}")
+        if not 1 <= reports <= 255:
+            raise ValueError(f"reports must be between 1 and 255: {reports!r}")
+        first = next(n for n, limit in enumerate(_core.AGE_LIMITS) if min_age <= limit)
+        found = []
+        ages = self._data.ages()
+        for (stack, labels, _), (space, growing) in zip(
+            self._stacks() if ages else (), ages or (), strict=True
+        ):
+            old = sum(space[first:])
+            if old > 0 and growing[first] >= reports:
+                found.append(Leak(stack, dict(labels), old, growing[first]))
+        return sorted(found, key=lambda leak: (-leak.space, leak.stack))
 
     @cached_property
     def _length(self) -> int:

@@ -68,10 +68,13 @@ class Session:
             track_wall=config.track_wall,
             track_cpu=config.track_cpu,
             track_allocations=config.track_allocations,
+            track_heap=config.track_heap,
+            heap_sample_bytes=config.heap_sample_bytes,
             record_labels=tuple(config.record_labels),
             max_nodes=config.max_nodes,
             max_label_values=config.max_label_values,
             report_interval=config.report_interval,
+            heap_snapshot_interval=config.heap_snapshot_interval,
             on_report=delivery.on_report if self._reporters else None,
             want_profile=delivery.want_profile,
         )
@@ -201,8 +204,7 @@ def start(
     """Start the process's session.
 
     ``fields`` are those of :class:`ProfileConfig`; they override ``config``. Raises
-    RuntimeError if a session runs already, TypeError for a reporter that is none,
-    and NotImplementedError for ``track_heap``, which is not in this release.
+    RuntimeError if a session runs already, and TypeError for a reporter that is none.
 
     A session that still runs when the interpreter exits is stopped then.
     """
@@ -250,11 +252,6 @@ def _configure(config: ProfileConfig | None, fields: ConfigFields) -> ProfileCon
         from dataclasses import replace
 
         config = replace(config, **fields)
-    if config.track_heap:
-        raise NotImplementedError(
-            "track_heap: live-heap tracking is not in this release; "
-            "track_allocations counts allocations"
-        )
     return config
 
 

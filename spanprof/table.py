@@ -173,7 +173,8 @@ class _Field:
 
     header: str
     show: Callable[[Values, Values], str]
-    is_total: bool = False
+    adds_up: bool = True
+    """Totals hold each other, and peaks were at different times."""
 
 
 def series_to_show(kinds: tuple[str, ...], sort: str | None) -> Series:
@@ -186,13 +187,13 @@ def series_to_show(kinds: tuple[str, ...], sort: str | None) -> Series:
     return SERIES["wall_busy" if name == "wall" else name]
 
 
-def _own(header: str, series: Series) -> _Field:
-    return _Field(header, lambda own, _: quantity(series.of(own), series.unit))
+def _own(header: str, series: Series, *, adds_up: bool = True) -> _Field:
+    return _Field(header, lambda own, _: quantity(series.of(own), series.unit), adds_up)
 
 
 def _total(header: str, series: Series) -> _Field:
     return _Field(
-        header, lambda _, total: quantity(series.of(total), series.unit), True
+        header, lambda _, total: quantity(series.of(total), series.unit), False
     )
 
 
@@ -231,9 +232,17 @@ def _fields(kinds: tuple[str, ...], leading: str, whole: Values) -> list[_Field]
         if leading == "alloc":
             fields.append(_share("alloc %", space, whole))
         fields.append(_own("allocs", SERIES["alloc_objects"]))
+    if "heap" in kinds:
+        space = SERIES["inuse_space"]
+        if leading == "heap":
+            fields.append(_total("heap total", space))
+        fields.append(_own("heap self", space))
+        if leading == "heap":
+            fields.append(_own("heap objects", SERIES["inuse_objects"]))
+        fields.append(_own("heap peak", SERIES["inuse_peak_space"], adds_up=False))
     return fields
 
 
 def _sums(fields: list[_Field], own: Values) -> list[str]:
-    """Cells of a row that sums up others. Totals hold each other and do not add."""
-    return ["" if field.is_total else field.show(own, own) for field in fields]
+    """Cells of a row that sums up others."""
+    return [field.show(own, own) if field.adds_up else "" for field in fields]

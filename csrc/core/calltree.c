@@ -68,7 +68,9 @@ static uint32_t path_intern_locked(uint32_t parent, sp_key key) {
             path_at(n)->next =
                 sp_table_push(&path_table, hash_child(path_parent(n), path_key(n)), n);
     }
-    if (!sp_slab_reserve(&paths, number, sizeof(struct path))) return 0;
+    if (!sp_slab_reserve(&paths, number, sizeof(struct path)) ||
+        !sp_heap_reserve_path(number))
+        return 0;
     struct path *path = path_at(number);
     atomic_store_explicit(&path->key, key, memory_order_relaxed);
     atomic_store_explicit(&path->parent, parent, memory_order_relaxed);
@@ -131,6 +133,8 @@ static struct sp_cell *cell_append(struct sp_cells *cells, uint32_t parent, sp_k
     for (int i = 0; i < SP_VALUE_COUNT; i++) sp_store(&cell->value[i], 0);
     cell->key = key;
     cell->last_child = NULL;
+    cell->account =
+        path != SP_PATH_ROOT ? sp_account_slow(&cells->accounts, path) : NULL;
     cell->path = path;
     cell->parent = parent;
     cell->next = 0;

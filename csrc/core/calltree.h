@@ -10,19 +10,19 @@
 #ifndef SPANPROF_CORE_CALLTREE_H
 #define SPANPROF_CORE_CALLTREE_H
 
+#include "heap.h"
 #include "platform.h"
 #include "slab.h"
 #include "table.h"
 
-/* What a cell counts. CPU time is split into user and system when read. */
+/* What a cell counts; memory is counted by its account, see heap.h. CPU time is split
+ * into user and system when read. */
 enum sp_value {
     SP_VALUE_CALLS,
     SP_VALUE_BUSY,
     SP_VALUE_IDLE,
     SP_VALUE_CPU,
     SP_VALUE_SYSTEM,
-    SP_VALUE_ALLOCS,
-    SP_VALUE_BYTES,
     SP_VALUE_COUNT
 };
 
@@ -45,6 +45,8 @@ struct sp_cell {
     sp_counter value[SP_VALUE_COUNT]; /* written by the owning thread alone */
     sp_key key;
     struct sp_cell *last_child; /* the child entered last; owner only */
+    struct sp_account *account; /* of the path's memory; NULL at the root, if nothing
+                                   is tracked, or out of memory */
     uint32_t path;
     uint32_t parent; /* path of the parent */
     uint32_t next;   /* in the thread's table of cells */
@@ -57,6 +59,7 @@ struct sp_cells {
     struct sp_slab slab;
     struct sp_table table; /* by (parent path, key) */
     _Atomic uint32_t count;
+    struct sp_accounts accounts;
 };
 
 static inline struct sp_cell *sp_cell_at(const struct sp_cells *cells,

@@ -1,6 +1,7 @@
 /* Reading the running session: all threads' cells added up by path. */
 #include "profile.h"
 
+#include "ages.h"
 #include "bigmem.h"
 #include "session.h"
 #include "span.h"
@@ -21,20 +22,27 @@ struct shown {
     uint64_t busy, idle, cpu, user;
 };
 struct reported {
-    int64_t value[SP_METRIC_COUNT];
+    int64_t value[SP_METRIC_SUMS];
 };
 
 /* Under the collector's lock, as every call here. */
 static struct sp_slab shown_slab, reported_slab;
 static uint32_t shown_count, reported_count; /* paths that have an entry */
+/* Without reports, snapshots are what the growth of old blocks is seen by. */
+static bool reports_are_taken;
+static uint64_t heap_told_at; /* Unix time of the last delta with the heap; 0: none */
 
 struct sums {
     uint32_t count;
     uint64_t (*of)[SP_VALUE_COUNT]; /* by path */
+    struct sp_heap_sums *heap;      /* by path; [0] is all paths; NULL: not tracked */
 };
 
 void sp_collect_reset(void) {
     shown_count = reported_count = 0;
+    reports_are_taken = false;
+    heap_told_at = 0;
+    sp_ages_reset();
 }
 
 /* Entries for all paths below `count`, new ones zero. */
@@ -122,6 +130,62 @@ static void add_thread(const struct sp_thread *thread, struct sums *sums) {
     if (cpu_due > cpu_more) sum[SP_VALUE_CPU] += cpu_due - cpu_more;
 }
 
+/* --- memory ----------------------------------------------------------------- */
+
+static const struct sp_thread *next_of(uint32_t generation, const struct sp_thread *t) {
+    while (t != NULL && atomic_load_explicit(&t->data_generation,
+                                             memory_order_acquire) != generation)
+        t = t->next;
+    return t;
+}
+#define EACH_THREAD(t, generation)                                                     \
+    for (const struct sp_thread *t = next_of(generation, sp_thread_list()); t != NULL; \
+         t = next_of(generation, t->next))
+
+static void add_heap(uint32_t generation, struct sums *sums) {
+    struct sp_heap_sums *heap = sums->heap;
+    bool heap_tracked = sp_session_config.track_heap;
+    EACH_THREAD(t, generation)
+    sp_accounts_add_freed(&t->cells.accounts, heap, sums->count);
+    if (heap_tracked) sp_heap_add_strays(generation, heap, sums->count);
+    EACH_THREAD(t, generation)
+    sp_accounts_add_allocated(&t->cells.accounts, heap, sums->count);
+
+    /* The sum over all paths, for the peak of all. */
+    struct sp_heap_sums *all = &heap[SP_PATH_ROOT];
+    for (uint32_t path = 1; path < sums->count; path++) {
+        all->space += heap[path].space;
+        all->freed_space += heap[path].freed_space;
+    }
+    EACH_THREAD(t, generation) {
+        uint64_t peak = sp_load(&t->heap.peak);
+        if ((peak | sp_load(&t->heap.live)) != 0) all->users++;
+        if ((int64_t)peak > (int64_t)all->peak) all->peak = peak;
+    }
+}
+
+/* Counters of a sampled session are in fixed point. */
+static int64_t whole(uint64_t value) {
+    if (!sp_heap_is_sampled()) return (int64_t)value;
+    return (int64_t)(value + (1u << (SP_SAMPLE_SHIFT - 1))) >> SP_SAMPLE_SHIFT;
+}
+
+static void fill_memory(struct sp_node *node, uint32_t path, const struct sums *sums,
+                        uint32_t generation) {
+    if (sums->heap == NULL) return;
+    const struct sp_heap_sums *sum = &sums->heap[path];
+    if (!sp_session_config.track_heap) {
+        node->value[SP_ALLOC_OBJECTS] = (int64_t)sum->objects;
+        node->value[SP_ALLOC_SPACE] = (int64_t)sum->space;
+        return;
+    }
+    node->value[SP_ALLOC_OBJECTS] = whole(sum->objects);
+    node->value[SP_ALLOC_SPACE] = whole(sum->space);
+    node->value[SP_INUSE_OBJECTS] = whole(sum->objects - sum->freed_objects);
+    node->value[SP_INUSE_SPACE] = whole(sum->space - sum->freed_space);
+    node->value[SP_INUSE_PEAK_SPACE] = whole(sp_heap_peak(generation, path, sum));
+}
+
 /* --- all of them ------------------------------------------------------------ */
 
 static void add_idle(void *context, uint32_t path, uint64_t idle) {
@@ -180,29 +244,45 @@ static void fill_node(struct sp_node *node, uint32_t path, const uint64_t *sum) 
         node->value[SP_CPU_USER] = (int64_t)times.user;
         node->value[SP_CPU_SYSTEM] = (int64_t)(times.cpu - times.user);
     }
-    node->value[SP_ALLOC_OBJECTS] = (int64_t)sum[SP_VALUE_ALLOCS];
-    node->value[SP_ALLOC_SPACE] = (int64_t)sum[SP_VALUE_BYTES];
+}
+
+/* What a session that tracks the heap knows beside its nodes. */
+static void fill_heap(struct sp_profile *profile, const struct sums *sums,
+                      uint32_t generation, uint64_t wall, bool is_report) {
+    profile->kinds |= SP_BIT(SP_KIND_HEAP);
+    profile->level_start = profile->start_unix;
+    profile->level_end = profile->start_unix + profile->duration;
+    profile->heap_peak =
+        whole(sp_heap_peak(generation, SP_PATH_ROOT, &sums->heap[SP_PATH_ROOT]));
+    if (!sp_ages_take(sums->count, wall, is_report) || !sp_profile_add_ages(profile)) {
+        sp_count(&sp_stats.out_of_memory);
+        return; /* a profile without ages is better than none */
+    }
+    for (uint32_t n = 0; n < profile->count; n++) profile->ages[n] = *sp_ages_of(n + 1);
 }
 
 /* The values of every path so far; NULL out of memory. */
-static struct sp_profile *collect(void) {
+static struct sp_profile *collect(bool is_report) {
     uint64_t began = monotonic_now();
     uint32_t generation = sp_session_running();
-    struct sums sums = {sp_paths_count(), NULL};
+    struct sums sums = {sp_paths_count(), NULL, NULL};
+    bool memory = sp_session_config.track_allocations;
     size_t size = sums.count * sizeof *sums.of;
+    size_t heap_size = memory ? sums.count * sizeof *sums.heap : 0;
     sums.of = sp_big_alloc(size);
+    sums.heap = memory ? sp_big_alloc(heap_size) : NULL;
     struct sp_profile *profile = sp_profile_new(sums.count - 1);
-    if (sums.of == NULL || profile == NULL) {
+    if (sums.of == NULL || profile == NULL || (memory && sums.heap == NULL)) {
         sp_big_free(sums.of, size);
+        sp_big_free(sums.heap, heap_size);
         sp_profile_free(profile);
         sp_count(&sp_stats.out_of_memory);
         return NULL;
     }
     uint64_t wall = sp_clock_wall();
-    for (const struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
-        if (atomic_load_explicit(&t->data_generation, memory_order_acquire) ==
-            generation)
-            add_thread(t, &sums);
+    sp_heap_tick(wall);
+    EACH_THREAD(t, generation) add_thread(t, &sums);
+    if (memory) add_heap(generation, &sums);
     sp_span_each_idle(generation, wall, add_idle, &sums);
 
     profile->start_unix = sp_session_started_unix;
@@ -210,11 +290,17 @@ static struct sp_profile *collect(void) {
     profile->kinds = SP_BIT(SP_KIND_CALLS);
     if (sp_session_config.track_wall) profile->kinds |= SP_BIT(SP_KIND_WALL);
     if (sp_session_config.track_cpu) profile->kinds |= SP_BIT(SP_KIND_CPU);
-    if (sp_session_config.track_allocations) profile->kinds |= SP_BIT(SP_KIND_ALLOC);
-    for (uint32_t path = 1; path < sums.count; path++)
-        fill_node(&profile->nodes[path - 1], path, sums.of[path]);
+    if (memory) profile->kinds |= SP_BIT(SP_KIND_ALLOC);
+    for (uint32_t path = 1; path < sums.count; path++) {
+        struct sp_node *node = &profile->nodes[path - 1];
+        fill_node(node, path, sums.of[path]);
+        fill_memory(node, path, &sums, generation);
+    }
+    if (sp_session_config.track_heap)
+        fill_heap(profile, &sums, generation, wall, is_report);
 
     sp_big_free(sums.of, size);
+    sp_big_free(sums.heap, heap_size);
     sp_count(&sp_stats.snapshots);
     atomic_fetch_add_explicit(&sp_stats.snapshot_nanos, monotonic_now() - began,
                               memory_order_relaxed);
@@ -232,7 +318,7 @@ static struct sp_profile *tidy(struct sp_profile *profile) {
 }
 
 struct sp_profile *sp_collect_cumulative(void) {
-    struct sp_profile *profile = collect();
+    struct sp_profile *profile = collect(!reports_are_taken);
     if (profile == NULL) return NULL;
     if (!slab_extend(&shown_slab, &shown_count, profile->count + 1,
                      sizeof(struct shown))) {
@@ -251,12 +337,43 @@ struct sp_profile *sp_collect_cumulative(void) {
     return tidy(profile);
 }
 
+/* A node that did nothing since the last delta, and holds nothing, is not in it. */
+static void forget_peak_if_unused(struct sp_node *node) {
+    int64_t peak = node->value[SP_INUSE_PEAK_SPACE];
+    node->value[SP_INUSE_PEAK_SPACE] = 0;
+    if (!sp_node_empty(node)) node->value[SP_INUSE_PEAK_SPACE] = peak;
+}
+
+/* Whether this delta is to tell of the heap. A report comes now and then a little
+ * before the interval is over. */
+static bool is_heap_due(const struct sp_profile *profile, bool is_last) {
+    if (!(profile->kinds & SP_BIT(SP_KIND_HEAP))) return true;
+    uint64_t interval = sp_session_config.heap_interval;
+    uint64_t since = profile->level_end - heap_told_at;
+    if (!is_last && heap_told_at != 0 && since < interval - interval / 10) return false;
+    heap_told_at = profile->level_end;
+    return true;
+}
+
+static void drop_levels(struct sp_profile *profile) {
+    profile->kinds &= ~SP_BIT(SP_KIND_HEAP);
+    for (uint32_t n = 0; n < profile->count; n++) {
+        int64_t *value = profile->nodes[n].value;
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            if (sp_metric_natures[i] != SP_SUM) value[i] = 0;
+    }
+    profile->heap_peak = 0;
+    sp_profile_drop_ages(profile);
+}
+
 struct sp_profile *sp_collect_delta(struct sp_profile **cumulative) {
     static uint64_t reported_until; /* duration at the last delta */
-    struct sp_profile *profile = collect();
+    reports_are_taken = true;
+    struct sp_profile *profile = collect(true);
     if (cumulative != NULL) *cumulative = NULL;
     if (profile == NULL) return NULL;
     if (cumulative != NULL) *cumulative = tidy(sp_profile_copy(profile));
+    if (!is_heap_due(profile, cumulative != NULL)) drop_levels(profile);
     if (reported_count == 0) reported_until = 0;
     if (!slab_extend(&reported_slab, &reported_count, profile->count + 1,
                      sizeof(struct reported))) {
@@ -267,13 +384,15 @@ struct sp_profile *sp_collect_delta(struct sp_profile **cumulative) {
     for (uint32_t n = 0; n < profile->count; n++) {
         struct sp_node *node = &profile->nodes[n];
         struct reported *reported = sp_slab_at(&reported_slab, n + 1, sizeof *reported);
-        for (int i = 0; i < SP_METRIC_COUNT; i++) {
+        for (int i = 0; i < SP_METRIC_SUMS; i++) {
             int64_t now = node->value[i];
             node->value[i] = now - reported->value[i];
             reported->value[i] = now;
         }
+        forget_peak_if_unused(node);
     }
     profile->start_unix += reported_until;
+    profile->level_start = profile->start_unix;
     profile->duration -= reported_until;
     reported_until += profile->duration;
     sp_profile_prune(profile); /* keeps empty nodes if memory runs out */

@@ -2,6 +2,7 @@
 
 #include "callsite.h"
 #include "collector.h"
+#include "shadow.h"
 #include "span.h"
 
 #include <pthread.h>
@@ -12,9 +13,11 @@ static void before(void) {
     sp_threads_lock();
     sp_paths_lock();
     sp_callsite_lock();
+    sp_shadow_lock();
 }
 
 static void after_in_parent(void) {
+    sp_shadow_unlock();
     sp_callsite_unlock();
     sp_paths_unlock();
     sp_threads_unlock();
@@ -23,6 +26,7 @@ static void after_in_parent(void) {
 }
 
 static void after_in_child(void) {
+    sp_shadow_relock_in_child();
     sp_callsite_relock_in_child();
     sp_paths_relock_in_child();
     sp_threads_relock_in_child();

@@ -3,12 +3,19 @@
 #include <string.h>
 
 const char *const sp_metric_names[SP_METRIC_COUNT] = {
-#define X(id, name) name,
+#define X(id, name, nature) name,
     SP_METRICS(X)
 #undef X
 };
 
-const char *const sp_kind_names[SP_KIND_COUNT] = {"calls", "wall", "cpu", "alloc"};
+const enum sp_nature sp_metric_natures[SP_METRIC_COUNT] = {
+#define X(id, name, nature) nature,
+    SP_METRICS(X)
+#undef X
+};
+
+const char *const sp_kind_names[SP_KIND_COUNT] = {"calls", "wall", "cpu", "alloc",
+                                                  "heap"};
 
 const struct sp_series sp_series[] = {
 #define X(name, unit, kind, metrics) {name, unit, kind, metrics},

@@ -9,25 +9,43 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/*        id            name           */
-#define SP_METRICS(X)                 \
-    X(CALLS, "calls")                 \
-    X(WALL_BUSY, "wall_busy")         \
-    X(WALL_IDLE, "wall_idle")         \
-    X(CPU_USER, "cpu_user")           \
-    X(CPU_SYSTEM, "cpu_system")       \
-    X(ALLOC_OBJECTS, "alloc_objects") \
-    X(ALLOC_SPACE, "alloc_space")
+/* How a metric's values of two stretches of time make up that of both. */
+enum sp_nature {
+    SP_SUM,   /* what happened: they add up */
+    SP_LEVEL, /* what there was at the end: the later one */
+    SP_PEAK,  /* the most that there was at any time: the higher one */
+};
+
+/*        id                name                nature   */
+#define SP_METRICS(X)                           \
+    X(CALLS, "calls", SP_SUM)                   \
+    X(WALL_BUSY, "wall_busy", SP_SUM)           \
+    X(WALL_IDLE, "wall_idle", SP_SUM)           \
+    X(CPU_USER, "cpu_user", SP_SUM)             \
+    X(CPU_SYSTEM, "cpu_system", SP_SUM)         \
+    X(ALLOC_OBJECTS, "alloc_objects", SP_SUM)   \
+    X(ALLOC_SPACE, "alloc_space", SP_SUM)       \
+    X(INUSE_OBJECTS, "inuse_objects", SP_LEVEL) \
+    X(INUSE_SPACE, "inuse_space", SP_LEVEL)     \
+    X(INUSE_PEAK_SPACE, "inuse_peak_space", SP_PEAK)
 
 enum sp_metric {
-#define X(id, name) SP_##id,
+#define X(id, name, nature) SP_##id,
     SP_METRICS(X)
 #undef X
-        SP_METRIC_COUNT
+        SP_METRIC_COUNT,
+    SP_METRIC_SUMS = SP_INUSE_OBJECTS /* those before it are all that add up */
 };
 
 /* Series measured and written together; the order of files and columns. */
-enum sp_kind { SP_KIND_CALLS, SP_KIND_WALL, SP_KIND_CPU, SP_KIND_ALLOC, SP_KIND_COUNT };
+enum sp_kind {
+    SP_KIND_CALLS,
+    SP_KIND_WALL,
+    SP_KIND_CPU,
+    SP_KIND_ALLOC,
+    SP_KIND_HEAP,
+    SP_KIND_COUNT
+};
 
 #define SP_BIT(n) (1u << (n))
 
@@ -42,7 +60,10 @@ enum sp_kind { SP_KIND_CALLS, SP_KIND_WALL, SP_KIND_CPU, SP_KIND_ALLOC, SP_KIND_
     X("cpu_system", "nanoseconds", SP_KIND_CPU, SP_BIT(SP_CPU_SYSTEM))                \
     X("cpu_user", "nanoseconds", SP_KIND_CPU, SP_BIT(SP_CPU_USER))                    \
     X("alloc_objects", "count", SP_KIND_ALLOC, SP_BIT(SP_ALLOC_OBJECTS))              \
-    X("alloc_space", "bytes", SP_KIND_ALLOC, SP_BIT(SP_ALLOC_SPACE))
+    X("alloc_space", "bytes", SP_KIND_ALLOC, SP_BIT(SP_ALLOC_SPACE))                  \
+    X("inuse_objects", "count", SP_KIND_HEAP, SP_BIT(SP_INUSE_OBJECTS))               \
+    X("inuse_space", "bytes", SP_KIND_HEAP, SP_BIT(SP_INUSE_SPACE))                   \
+    X("inuse_peak_space", "bytes", SP_KIND_HEAP, SP_BIT(SP_INUSE_PEAK_SPACE))
 
 struct sp_series {
     const char *name;
@@ -52,6 +73,7 @@ struct sp_series {
 };
 
 extern const char *const sp_metric_names[SP_METRIC_COUNT];
+extern const enum sp_nature sp_metric_natures[SP_METRIC_COUNT];
 extern const char *const sp_kind_names[SP_KIND_COUNT];
 extern const struct sp_series sp_series[];
 extern const size_t sp_series_count;

@@ -19,7 +19,7 @@ typedef Spanprof__Pprof__Function Function;
 
 /* What a reader shows first, of each kind. */
 static const char *const default_series[SP_KIND_COUNT] = {"calls", "wall", "cpu",
-                                                          "alloc_space"};
+                                                          "alloc_space", "inuse_space"};
 
 /* More than any profile of ours, less than a gzip bomb. */
 #define MOST_DECODED ((size_t)1 << 30)
@@ -502,13 +502,13 @@ static enum sp_pprof_status build(const Profile *message, struct sp_profile **pr
     struct sp_profile *nothing = sp_profile_new(0);
     struct sp_profile *chains = ours ? chains_of(message, metrics) : NULL;
     if (chains != NULL && nothing != NULL) {
+        chains->start_unix = nothing->start_unix = (uint64_t)message->time_nanos;
+        chains->duration = nothing->duration = (uint64_t)message->duration_nanos;
+        chains->kinds = kinds;
+        chains->level_start = chains->start_unix;
+        chains->level_end = chains->start_unix + chains->duration;
         *profile = sp_profile_merge(chains, nothing, 1);
-        if (*profile != NULL) {
-            (*profile)->start_unix = (uint64_t)message->time_nanos;
-            (*profile)->duration = (uint64_t)message->duration_nanos;
-            (*profile)->kinds = kinds;
-            status = SP_PPROF_OK;
-        }
+        if (*profile != NULL) status = SP_PPROF_OK;
     }
     sp_profile_free(chains);
     sp_profile_free(nothing);

@@ -18,15 +18,34 @@ struct sp_profile *sp_profile_new(uint32_t count) {
 
 struct sp_profile *sp_profile_copy(const struct sp_profile *profile) {
     struct sp_profile *result = sp_profile_new(profile->count);
-    if (result != NULL) {
-        memcpy(result, profile, size_for(profile->count));
-        result->room = profile->count;
+    if (result == NULL) return NULL;
+    memcpy(result, profile, size_for(profile->count));
+    result->room = profile->count;
+    result->ages = NULL;
+    if (profile->ages == NULL) return result;
+    if (!sp_profile_add_ages(result)) {
+        sp_profile_free(result);
+        return NULL;
     }
+    memcpy(result->ages, profile->ages, profile->count * sizeof *profile->ages);
     return result;
 }
 
+bool sp_profile_add_ages(struct sp_profile *profile) {
+    if (profile->ages == NULL)
+        profile->ages = sp_big_alloc(profile->room * sizeof *profile->ages);
+    return profile->ages != NULL;
+}
+
+void sp_profile_drop_ages(struct sp_profile *profile) {
+    sp_big_free(profile->ages, profile->room * sizeof *profile->ages);
+    profile->ages = NULL;
+}
+
 void sp_profile_free(struct sp_profile *profile) {
-    if (profile != NULL) sp_big_free(profile, size_for(profile->room));
+    if (profile == NULL) return;
+    sp_profile_drop_ages(profile);
+    sp_big_free(profile, size_for(profile->room));
 }
 
 bool sp_node_empty(const struct sp_node *node) {
@@ -59,6 +78,7 @@ bool sp_profile_prune(struct sp_profile *profile) {
         struct sp_node node = profile->nodes[n];
         if (node.parent >= 0) node.parent = moved[node.parent];
         moved[n] = (int32_t)kept;
+        if (profile->ages != NULL) profile->ages[kept] = profile->ages[n];
         profile->nodes[kept++] = node;
     }
     profile->count = kept;
@@ -106,7 +126,48 @@ static int32_t merger_node(struct merger *m, int32_t parent, uint32_t callsite,
     return (int32_t)(number - 1);
 }
 
-static bool merger_add(struct merger *m, const struct sp_profile *profile, int sign) {
+/* Which of two profiles has the levels of both. */
+enum levels { LEVELS_ADD, LEVELS_OF_A, LEVELS_OF_B };
+
+static enum levels choose_levels(const struct sp_profile *a, const struct sp_profile *b,
+                                 int sign) {
+    bool in_a = a->kinds & SP_BIT(SP_KIND_HEAP), in_b = b->kinds & SP_BIT(SP_KIND_HEAP);
+    bool same_time = a->level_start == b->level_start && a->level_end == b->level_end;
+    if (sign < 0 || (in_a == in_b && (!in_a || same_time))) return LEVELS_ADD;
+    if (in_a != in_b) return in_a ? LEVELS_OF_A : LEVELS_OF_B;
+    if (a->level_end <= b->level_start) return LEVELS_OF_B;
+    return b->level_end <= a->level_start ? LEVELS_OF_A : LEVELS_ADD;
+}
+
+static void add_ages(struct sp_ages *sum, const struct sp_ages *ages) {
+    for (unsigned class = 0; class < SP_AGE_CLASSES; class ++) {
+        sum->space[class] = sp_sum(sum->space[class], ages->space[class]);
+        if (ages->growing[class] > sum->growing[class])
+            sum->growing[class] = ages->growing[class];
+    }
+}
+
+/* One of the two profiles that are merged. */
+struct part {
+    const struct sp_profile *profile;
+    int sign;
+    bool has_levels; /* its levels count */
+    bool levels_add; /* and so do the other's, and peaks add up */
+};
+
+static void add_value(int64_t *sum, int64_t value, int metric,
+                      const struct part *part) {
+    enum sp_nature nature = sp_metric_natures[metric];
+    if (nature == SP_LEVEL && !part->has_levels) return;
+    if (nature == SP_PEAK && !part->levels_add) {
+        if (value > *sum) *sum = value;
+        return;
+    }
+    *sum = sp_sum(*sum, part->sign < 0 ? (int64_t)(0 - (uint64_t)value) : value);
+}
+
+static bool merger_add(struct merger *m, const struct part *part) {
+    const struct sp_profile *profile = part->profile;
     int32_t *place = malloc((profile->count + 1u) * sizeof *place);
     if (place == NULL) return false;
     for (uint32_t n = 0; n < profile->count; n++) {
@@ -117,11 +178,10 @@ static bool merger_add(struct merger *m, const struct sp_profile *profile, int s
             free(place);
             return false;
         }
-        for (int i = 0; i < SP_METRIC_COUNT; i++) {
-            int64_t *sum = &m->result->nodes[place[n]].value[i];
-            int64_t value = node->value[i];
-            *sum = sp_sum(*sum, sign < 0 ? (int64_t)(0 - (uint64_t)value) : value);
-        }
+        for (int i = 0; i < SP_METRIC_COUNT; i++)
+            add_value(&m->result->nodes[place[n]].value[i], node->value[i], i, part);
+        if (profile->ages != NULL && m->result->ages != NULL && part->has_levels)
+            add_ages(&m->result->ages[place[n]], &profile->ages[n]);
     }
     free(place);
     return true;
@@ -144,6 +204,24 @@ static void merge_times(struct sp_profile *result, const struct sp_profile *a,
     result->duration = end - result->start_unix;
 }
 
+/* The time of the levels, and what is of all nodes together. */
+static bool merge_levels(struct sp_profile *result, const struct part *a,
+                         const struct part *b) {
+    const struct sp_profile *x = a->profile, *y = b->profile;
+    const struct sp_profile *chosen = a->has_levels ? x : y;
+    result->level_start = chosen->level_start;
+    result->level_end = chosen->level_end;
+    if (a->has_levels && b->has_levels && a->levels_add && b->sign > 0) {
+        if (y->level_start < result->level_start) result->level_start = y->level_start;
+        if (y->level_end > result->level_end) result->level_end = y->level_end;
+    }
+    add_value(&result->heap_peak, x->heap_peak, SP_INUSE_PEAK_SPACE, a);
+    add_value(&result->heap_peak, y->heap_peak, SP_INUSE_PEAK_SPACE, b);
+    bool with_ages = b->sign > 0 && ((a->has_levels && x->ages != NULL) ||
+                                     (b->has_levels && y->ages != NULL));
+    return !with_ages || sp_profile_add_ages(result);
+}
+
 struct sp_profile *sp_profile_merge(const struct sp_profile *a,
                                     const struct sp_profile *b, int sign) {
     uint32_t most = a->count + b->count;
@@ -154,8 +232,14 @@ struct sp_profile *sp_profile_merge(const struct sp_profile *a,
         m.result->count = 0;
         m.result->kinds = a->kinds | b->kinds;
         merge_times(m.result, a, b, sign);
-        done = merger_add(&m, a, 1) && merger_add(&m, b, sign) &&
-               sp_profile_prune(m.result);
+        enum levels levels = choose_levels(a, b, sign);
+        /* Where one of them has no levels, adding is taking the other's. */
+        bool add =
+            levels == LEVELS_ADD || !(a->kinds & b->kinds & SP_BIT(SP_KIND_HEAP));
+        struct part first = {a, 1, levels != LEVELS_OF_B, add};
+        struct part second = {b, sign, levels != LEVELS_OF_A, add};
+        done = merge_levels(m.result, &first, &second) && merger_add(&m, &first) &&
+               merger_add(&m, &second) && sp_profile_prune(m.result);
     }
     sp_table_free(&m.table);
     free(m.next);
@@ -187,6 +271,7 @@ static uint32_t weigh(const struct sp_profile *profile, struct weighed *weighed)
         if (sp_node_empty(&profile->nodes[n])) continue;
         double weight = 0;
         for (int i = 0; i < SP_METRIC_COUNT; i++) {
+            if (sp_metric_natures[i] == SP_PEAK) continue; /* of no more weight */
             double share =
                 total[i] > 0 ? (double)profile->nodes[n].value[i] / total[i] : 0;
             if (share > weight) weight = share;
@@ -208,8 +293,10 @@ int sp_profile_split(const struct sp_profile *profile, uint32_t most,
         done = (*rest = sp_profile_copy(profile)) != NULL;
         for (uint32_t i = 0; done && i < count; i++) {
             struct sp_profile *other = i < most ? *rest : *first;
-            memset(other->nodes[weighed[i].node].value, 0,
-                   sizeof other->nodes[0].value);
+            uint32_t node = weighed[i].node;
+            memset(other->nodes[node].value, 0, sizeof other->nodes[0].value);
+            if (other->ages != NULL)
+                memset(&other->ages[node], 0, sizeof other->ages[0]);
         }
         done = done && sp_profile_prune(*first) && sp_profile_prune(*rest);
     }

@@ -16,12 +16,27 @@ struct sp_node {
     int64_t value[SP_METRIC_COUNT]; /* self values; negative only by subtraction */
 };
 
+/* How old the live blocks of a node are: bytes by class of age, the youngest first. */
+#define SP_AGE_CLASSES 6u
+extern const uint32_t sp_age_limits[SP_AGE_CLASSES]; /* lower limits, in seconds */
+struct sp_ages {
+    int64_t space[SP_AGE_CLASSES];
+    /* At how many heap snapshots in a row, up to this one, the bytes of that age and
+     * older were more than at the one before. At most 255. */
+    uint8_t growing[SP_AGE_CLASSES];
+};
+
 struct sp_profile {
     uint64_t start_unix; /* ns since 1970 */
     uint64_t duration;   /* ns */
     uint32_t kinds;      /* bits of enum sp_kind that were measured */
     uint32_t count;
     uint32_t room; /* nodes that there is memory for */
+    /* Of the session: the highest that its live bytes were, all nodes together. */
+    int64_t heap_peak;
+    /* The time that levels are of (SP_LEVEL), ns since 1970; see sp_profile_merge. */
+    uint64_t level_start, level_end;
+    struct sp_ages *ages; /* by node; NULL if none were taken */
     struct sp_node nodes[];
 };
 
@@ -30,8 +45,17 @@ struct sp_profile *sp_profile_new(uint32_t count);
 struct sp_profile *sp_profile_copy(const struct sp_profile *profile);
 void sp_profile_free(struct sp_profile *profile);
 
+/* Have room for ages, all zero. False out of memory. */
+bool sp_profile_add_ages(struct sp_profile *profile);
+void sp_profile_drop_ages(struct sp_profile *profile);
+
 /* a + sign * b, matched by stack; nodes without any value left are dropped.
  * The result spans both for a sum, and what a has after b for a difference.
+ *
+ * Levels and peaks of two profiles of which one begins where the other ends or later
+ * are the later one's levels and the higher one's peaks. Those of overlapping times
+ * come from several processes and are added up. A difference is how much they grew;
+ * it has no ages.
  * NULL out of memory. */
 struct sp_profile *sp_profile_merge(const struct sp_profile *a,
                                     const struct sp_profile *b, int sign);

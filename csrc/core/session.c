@@ -3,7 +3,9 @@
 #include "callsite.h"
 #include "calltree.h"
 #include "clock.h"
+#include "heap.h"
 #include "stats.h"
+
 #include <time.h>
 
 _Atomic uint32_t sp_session_generation;
@@ -25,11 +27,15 @@ int sp_session_begin(const struct sp_session_config *config) {
     sp_session_config.track_wall = config->track_wall;
     sp_session_config.track_cpu = config->track_cpu;
     sp_session_config.track_allocations = config->track_allocations;
+    sp_session_config.track_heap = config->track_heap;
+    sp_session_config.heap_interval = config->heap_interval;
     sp_labels_begin();
+    if (++last_generation == 0) last_generation = 1;
+    /* Before there are paths, for each of which it makes room. */
+    if (config->track_heap) sp_heap_begin(last_generation, config->heap_sample_bytes);
     sp_paths_reset(config->max_nodes);
     sp_session_started_unix = sp_unix_now();
     sp_session_started_wall = sp_clock_wall();
-    if (++last_generation == 0) last_generation = 1;
     sp_count(&sp_stats.sessions);
     atomic_store_explicit(&sp_session_generation, last_generation,
                           memory_order_release);
@@ -38,9 +44,11 @@ int sp_session_begin(const struct sp_session_config *config) {
 
 void sp_session_end(void) {
     atomic_store_explicit(&sp_session_generation, 0, memory_order_release);
+    sp_heap_end();
 }
 
 void sp_session_restart_in_child(void) {
     sp_session_started_unix = sp_unix_now();
     sp_session_started_wall = sp_clock_wall();
+    sp_heap_restart_in_child();
 }

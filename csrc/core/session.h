@@ -10,8 +10,11 @@
 
 struct sp_session_config {
     bool track_wall, track_cpu, track_allocations;
+    bool track_heap; /* with track_allocations */
     uint32_t max_nodes;
     uint32_t max_label_values;
+    uint64_t heap_sample_bytes; /* 0: every block */
+    uint64_t heap_interval;     /* ns between heap snapshots; 0: at every report */
 };
 
 /* The running session's generation, 0 while none runs. The one word that a span
@@ -26,7 +29,8 @@ static inline uint32_t sp_session_running(void) {
  * sp_session_config. Atomic, as a thread that has not noticed yet that its session is
  * over may read them while the next one begins. */
 struct sp_session_settings {
-    _Atomic bool track_wall, track_cpu, track_allocations;
+    _Atomic bool track_wall, track_cpu, track_allocations, track_heap;
+    uint64_t heap_interval; /* under the collector's lock */
 };
 extern struct sp_session_settings sp_session_config;
 extern uint64_t sp_session_started_wall; /* CLOCK_MONOTONIC, ns */

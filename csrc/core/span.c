@@ -86,6 +86,7 @@ static void boundary(struct sp_thread *thread, struct sp_cell *next) {
         split_touch(thread, cell);
     charge(thread, cell, next, &last, &now);
     if (SP_UNLIKELY(fresh)) split_system(thread);
+    sp_heap_tick(now.wall);
 }
 
 /* The same if nothing slow is due; else false, and nothing is done. Calls
@@ -101,9 +102,9 @@ static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *n
     return true;
 }
 
-static inline void set_alloc_cell(struct sp_thread *thread, struct sp_cell *cell) {
-    thread->alloc_cell =
-        thread->track_allocations && cell->path != SP_PATH_ROOT ? cell : NULL;
+static inline void set_alloc_account(struct sp_thread *thread,
+                                     const struct sp_cell *cell) {
+    thread->alloc_account = cell->account;
 }
 
 static inline void push(struct sp_thread *thread, struct sp_span *span,
@@ -115,7 +116,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     set_state(span, SP_SPAN_ENTERED);
     boundary(thread, cell);
     thread->top = span;
-    set_alloc_cell(thread, cell);
+    set_alloc_account(thread, cell);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -157,7 +158,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     span->thread = thread;
     set_state(span, SP_SPAN_ENTERED);
     thread->top = span;
-    thread->alloc_cell = thread->track_allocations ? cell : NULL;
+    set_alloc_account(thread, cell);
 }
 
 static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
@@ -182,7 +183,7 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
 static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     boundary(thread, span->outer);
     thread->top = span->below;
-    set_alloc_cell(thread, span->outer);
+    set_alloc_account(thread, span->outer);
 }
 
 /* Take a span out from under others, which go on running: what they use is
@@ -256,7 +257,7 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(span->opened || !boundary_if_quick(thread, span->outer)))
         return false;
     thread->top = span->below;
-    set_alloc_cell(thread, span->outer);
+    set_alloc_account(thread, span->outer);
     set_state(span, SP_SPAN_NONE);
     return true;
 }
@@ -281,13 +282,13 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
     if (thread->top == NULL) return;
     if (is_stale(thread)) {
         thread->top = NULL;
-        thread->alloc_cell = NULL;
+        thread->alloc_account = NULL;
         return;
     }
     boundary(thread, sp_cell_at(&thread->cells, 0));
     struct sp_span *span = thread->top;
     thread->top = NULL;
-    thread->alloc_cell = NULL;
+    thread->alloc_account = NULL;
     while (span != NULL) {
         struct sp_span *below = span->below;
         settle_after_exit(span);

@@ -16,6 +16,7 @@
     X(labels_folded)          /* label values that became (other): max_label_values */ \
     X(callsites_folded)       /* callsites that became (other): too many names */      \
     X(out_of_memory)          /* spans not recorded because memory ran out */          \
+    X(heap_untracked)         /* blocks that the shadow map had no memory for */       \
     X(clock_synchronisations) /* times a thread's clocks were read by system call */   \
     X(threads_attached)       /* threads that opened a span */                         \
     X(threads_ended)          /* of those, how many have ended */                      \

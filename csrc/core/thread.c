@@ -79,8 +79,7 @@ static void settle(struct sp_thread *thread) {
     sp_store(&thread->at_cpu, now.cpu);
     atomic_store_explicit(&thread->cell, sp_cell_at(&thread->cells, 0),
                           memory_order_release);
-    thread->alloc_cell = NULL;
-    thread->track_allocations = sp_session_config.track_allocations;
+    thread->alloc_account = NULL;
 }
 
 SP_COLD void sp_sites_forget(struct sp_thread *thread) {
@@ -93,8 +92,12 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     atomic_store_explicit(&thread->data_generation, 0, memory_order_release);
     /* Its spans stay entered until they exit, which will find them gone. */
     thread->top = NULL;
-    thread->alloc_cell = NULL;
+    thread->alloc_account = NULL;
     sp_sites_forget(thread);
+    sp_accounts_reset(&thread->cells.accounts,
+                      sp_heap_mode(generation, sp_session_config.track_allocations),
+                      generation);
+    sp_thread_heap_reset(&thread->heap);
     if (!sp_cells_reset(&thread->cells)) {
         sp_count(&sp_stats.out_of_memory);
         return false;
@@ -191,6 +194,7 @@ static void zero_values(struct sp_thread *thread) {
         struct sp_cell *cell = sp_cell_at(&thread->cells, n);
         for (int i = 0; i < SP_VALUE_COUNT; i++) sp_store(&cell->value[i], 0);
     }
+    sp_accounts_zero(&thread->cells.accounts);
 }
 
 void sp_threads_relock_in_child(void) {
@@ -200,7 +204,8 @@ void sp_threads_relock_in_child(void) {
         if (t == sp_thread_self) continue;
         /* The parent reports what these threads did, and no other will. */
         t->top = NULL;
-        t->alloc_cell = NULL;
+        t->alloc_account = NULL;
+        t->heap.randomness = 0;
         atomic_store_explicit(&t->data_generation, 0, memory_order_relaxed);
         release_locked(t);
     }
@@ -208,10 +213,12 @@ void sp_threads_relock_in_child(void) {
     if (self == NULL) return;
     /* The caller's open spans go on, from zero, on the child's own clocks. */
     struct sp_cell *cell = atomic_load_explicit(&self->cell, memory_order_relaxed);
-    struct sp_cell *alloc_cell = self->alloc_cell;
+    struct sp_account *alloc_account = self->alloc_account;
     if (cell == NULL) return;
     zero_values(self);
     settle(self);
+    self->heap.randomness = 0; /* not the parent's samples once more */
+    sp_thread_heap_reset(&self->heap);
     atomic_store_explicit(&self->cell, cell, memory_order_relaxed);
-    self->alloc_cell = alloc_cell;
+    self->alloc_account = alloc_account;
 }

@@ -44,11 +44,11 @@ struct sp_thread {
     sp_counter at_wall, at_cpu; /* the last boundary: all before is charged */
     _Atomic(struct sp_cell *) cell;
     struct sp_span *top; /* innermost running span */
-    /* Where the allocation hooks count: `cell`, or NULL (no span, not tracked,
-     * or the profiler itself at work). */
-    struct sp_cell *alloc_cell;
+    /* Where the allocation hooks count: `cell`'s account, or NULL (no span, not
+     * tracked, or the profiler itself at work). */
+    struct sp_account *alloc_account;
+    struct sp_thread_heap heap;
     uint64_t next_id;
-    bool track_allocations;
     bool is_profilers; /* the reporter thread: its spans are not recorded */
 
     _Atomic uint32_t data_generation; /* as `generation`, without the pokes */
@@ -94,6 +94,22 @@ static inline struct sp_thread *sp_thread_current(void) {
  * a collection there may destroy the program's spans, whose time must go
  * somewhere. */
 struct sp_thread *sp_thread_for_charges(void);
+
+/* Around what the profiler allocates for itself, on the calling thread; `thread` is
+ * its state or NULL. Resume with what pause returned. Between the two the thread may
+ * open and close spans, and the session may become another one. */
+static inline struct sp_account *sp_thread_pause(struct sp_thread *thread) {
+    if (thread == NULL) return NULL;
+    struct sp_account *account = thread->alloc_account;
+    thread->alloc_account = NULL;
+    return account;
+}
+static inline void sp_thread_resume(struct sp_thread *thread,
+                                    const struct sp_account *account) {
+    if (account != NULL)
+        thread->alloc_account =
+            atomic_load_explicit(&thread->cell, memory_order_relaxed)->account;
+}
 
 /* Mark the calling thread as the profiler's own. */
 void sp_thread_set_profilers(void);

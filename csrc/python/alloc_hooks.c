@@ -13,55 +13,72 @@
 
 #include "compat.h"
 
-#include "../core/thread.h"
+#include "../core/charge.h"
 
 #define DOMAINS 3
 
 /* Written before the hooks are in place, never after. */
 static PyMemAllocatorEx wrapped[DOMAINS];
 
-static inline struct sp_cell *pause_counting(struct sp_thread *thread) {
-    struct sp_cell *cell = thread->alloc_cell;
-    thread->alloc_cell = NULL;
-    return cell;
+/* The account to charge, taken away from the hooks below; NULL if there is none. */
+static inline struct sp_account *take_account(struct sp_thread *thread) {
+    struct sp_account *account = thread->alloc_account;
+    thread->alloc_account = NULL;
+    return account;
 }
 
-static inline void resume_counting(struct sp_thread *thread, struct sp_cell *cell,
-                                   const void *block, size_t bytes) {
-    thread->alloc_cell = cell;
-    if (SP_UNLIKELY(block == NULL)) return; /* a failed call is no allocation */
-    sp_add(&cell->value[SP_VALUE_ALLOCS], 1);
-    sp_add(&cell->value[SP_VALUE_BYTES], bytes);
+/* A failed call is no allocation. */
+static inline void *made(struct sp_thread *thread, struct sp_account *account,
+                         void *block, size_t size) {
+    thread->alloc_account = account;
+    if (SP_LIKELY(block != NULL)) sp_charge_allocated(thread, account, block, size);
+    return block;
 }
 
-static inline bool counting(const struct sp_thread *thread) {
-    return thread != NULL && thread->alloc_cell != NULL;
+static inline bool is_charged(const struct sp_thread *thread) {
+    return thread != NULL && thread->alloc_account != NULL;
 }
 
-#define HOOKS(domain)                                                               \
-    static void *malloc_##domain(void *context, size_t size) {                      \
-        struct sp_thread *thread = sp_thread_self;                                  \
-        if (!counting(thread)) return wrapped[domain].malloc(context, size);        \
-        struct sp_cell *cell = pause_counting(thread);                              \
-        void *block = wrapped[domain].malloc(context, size);                        \
-        resume_counting(thread, cell, block, size);                                 \
-        return block;                                                               \
-    }                                                                               \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {        \
-        struct sp_thread *thread = sp_thread_self;                                  \
-        if (!counting(thread)) return wrapped[domain].calloc(context, count, size); \
-        struct sp_cell *cell = pause_counting(thread);                              \
-        void *block = wrapped[domain].calloc(context, count, size);                 \
-        resume_counting(thread, cell, block, count *size);                          \
-        return block;                                                               \
-    }                                                                               \
-    static void *realloc_##domain(void *context, void *old, size_t size) {          \
-        struct sp_thread *thread = sp_thread_self;                                  \
-        if (!counting(thread)) return wrapped[domain].realloc(context, old, size);  \
-        struct sp_cell *cell = pause_counting(thread);                              \
-        void *block = wrapped[domain].realloc(context, old, size);                  \
-        resume_counting(thread, cell, block, size);                                 \
-        return block;                                                               \
+/* One block freed, one made: the old one leaves the map before another thread can get
+ * its address, and comes back if the call fails. */
+static void *reallocate(const PyMemAllocatorEx *allocator, void *context, void *old,
+                        size_t size) {
+    struct sp_thread *thread = sp_thread_self;
+    uint64_t now = sp_load(&sp_heap_now), old_size = 0;
+    sp_entry entry = old != NULL && now != 0 ? sp_shadow_take(old, &old_size) : 0;
+    struct sp_account *account = is_charged(thread) ? take_account(thread) : NULL;
+    void *block = allocator->realloc(context, old, size);
+    if (account != NULL) thread->alloc_account = account;
+    if (SP_UNLIKELY(block == NULL)) {
+        if (entry != 0) sp_charge_restore(thread, now, old, entry, old_size);
+        return NULL;
+    }
+    if (entry != 0) sp_charge_freed(thread, now, entry, old_size);
+    if (account != NULL) sp_charge_allocated(thread, account, block, size);
+    return block;
+}
+
+#define HOOKS(domain)                                                                 \
+    static void *malloc_##domain(void *context, size_t size) {                        \
+        struct sp_thread *thread = sp_thread_self;                                    \
+        if (!is_charged(thread)) return wrapped[domain].malloc(context, size);        \
+        struct sp_account *account = take_account(thread);                            \
+        void *block = wrapped[domain].malloc(context, size);                          \
+        return made(thread, account, block, size);                                    \
+    }                                                                                 \
+    static void *calloc_##domain(void *context, size_t count, size_t size) {          \
+        struct sp_thread *thread = sp_thread_self;                                    \
+        if (!is_charged(thread)) return wrapped[domain].calloc(context, count, size); \
+        struct sp_account *account = take_account(thread);                            \
+        void *block = wrapped[domain].calloc(context, count, size);                   \
+        return made(thread, account, block, count * size);                            \
+    }                                                                                 \
+    static void *realloc_##domain(void *context, void *old, size_t size) {            \
+        return reallocate(&wrapped[domain], context, old, size);                      \
+    }                                                                                 \
+    static void free_##domain(void *context, void *block) {                           \
+        if (SP_LIKELY(block != NULL)) sp_charge_free(block);                          \
+        wrapped[domain].free(context, block);                                         \
     }
 
 HOOKS(0)
@@ -71,7 +88,7 @@ HOOKS(2)
 #define HOOKED(domain)                                                           \
     {                                                                            \
         wrapped[domain].ctx, malloc_##domain, calloc_##domain, realloc_##domain, \
-            wrapped[domain].free                                                 \
+            free_##domain                                                        \
     }
 
 void alloc_hooks_install(void) {

@@ -142,8 +142,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
                                          const void *place, PyObject *name) {
     /* What is allocated here is the profiler's, and the program's exception, if
      * one is pending, stays as it is. */
-    struct sp_cell *alloc_cell = thread->alloc_cell;
-    thread->alloc_cell = NULL;
+    struct sp_account *paused = sp_thread_pause(thread);
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     int offset = 0;
@@ -151,7 +150,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
     uint32_t callsite = look_up(state, thread, place, code, offset, name);
     Py_XDECREF(code);
     PyErr_Restore(type, value, traceback);
-    thread->alloc_cell = alloc_cell;
+    sp_thread_resume(thread, paused);
     return callsite;
 }
 

@@ -60,6 +60,11 @@ static PyObject *get_kinds(PyObject *self, void *closure) {
     return tuple;
 }
 
+static PyObject *get_heap_peak(PyObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromLongLong(PROFILE(self)->heap_peak);
+}
+
 static PyObject *labels_tuple(uint32_t id) {
     const struct sp_labels *labels = sp_labels_get(id);
     PyObject *tuple = PyTuple_New((Py_ssize_t)labels->count);
@@ -113,6 +118,38 @@ static PyObject *profile_nodes(PyObject *self, PyObject *Py_UNUSED(ignored)) {
             Py_CLEAR(list);
         else
             PyList_SET_ITEM(list, (Py_ssize_t)n, node);
+    }
+    return list;
+}
+
+/* (bytes by class of age, reports in a row that bytes so old and older grew). */
+static PyObject *ages_tuple(const struct sp_ages *ages) {
+    PyObject *space = PyTuple_New(SP_AGE_CLASSES),
+             *growing = PyTuple_New(SP_AGE_CLASSES);
+    bool done = space != NULL && growing != NULL;
+    for (Py_ssize_t i = 0; done && i < (Py_ssize_t)SP_AGE_CLASSES; i++) {
+        PyObject *bytes = PyLong_FromLongLong(ages->space[i]);
+        PyObject *reports = PyLong_FromLong(ages->growing[i]);
+        done = bytes != NULL && reports != NULL;
+        PyTuple_SET_ITEM(space, i, bytes);
+        PyTuple_SET_ITEM(growing, i, reports);
+    }
+    PyObject *pair = done ? PyTuple_Pack(2, space, growing) : NULL;
+    Py_XDECREF(space);
+    Py_XDECREF(growing);
+    return pair;
+}
+
+static PyObject *profile_ages(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    const struct sp_profile *profile = PROFILE(self);
+    if (profile->ages == NULL) Py_RETURN_NONE;
+    PyObject *list = PyList_New((Py_ssize_t)profile->count);
+    for (uint32_t n = 0; list != NULL && n < profile->count; n++) {
+        PyObject *pair = ages_tuple(&profile->ages[n]);
+        if (pair == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)n, pair);
     }
     return list;
 }
@@ -219,6 +256,7 @@ static PyObject *profile_from_pprof(PyObject *type, PyObject *args) {
 
 static PyMethodDef profile_methods[] = {
     {"nodes", profile_nodes, METH_NOARGS, NULL},
+    {"ages", profile_ages, METH_NOARGS, NULL},
     {"merge", profile_merge, METH_VARARGS, NULL},
     {"split", profile_split, METH_O, NULL},
     {"to_pprof", profile_to_pprof, METH_O, NULL},
@@ -230,6 +268,7 @@ static PyGetSetDef profile_getset[] = {
     {"start_ns", get_start_ns, NULL, NULL, NULL},
     {"duration_ns", get_duration_ns, NULL, NULL, NULL},
     {"kinds", get_kinds, NULL, NULL, NULL},
+    {"heap_peak", get_heap_peak, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -307,6 +346,18 @@ static PyObject *series_tuple(void) {
     return tuple;
 }
 
+static PyObject *age_limits_tuple(void) {
+    PyObject *tuple = PyTuple_New(SP_AGE_CLASSES);
+    for (Py_ssize_t i = 0; tuple != NULL && i < (Py_ssize_t)SP_AGE_CLASSES; i++) {
+        PyObject *seconds = PyLong_FromUnsignedLong(sp_age_limits[i]);
+        if (seconds == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, seconds);
+    }
+    return tuple;
+}
+
 static PyMethodDef profile_functions[] = {
     {"callsite", callsite, METH_O, NULL},
     {NULL, NULL, 0, NULL},
@@ -319,12 +370,15 @@ int profile_object_init(PyObject *module) {
     if (state->profile_type == NULL) return -1;
     if (PyModule_AddFunctions(module, profile_functions) < 0) return -1;
     PyObject *metrics = metrics_tuple(), *series = series_tuple();
-    int failed = metrics == NULL || series == NULL ||
+    PyObject *limits = age_limits_tuple();
+    int failed = metrics == NULL || series == NULL || limits == NULL ||
+                 PyModule_AddObjectRef(module, "AGE_LIMITS", limits) < 0 ||
                  PyModule_AddObjectRef(module, "METRICS", metrics) < 0 ||
                  PyModule_AddObjectRef(module, "SERIES", series) < 0 ||
                  PyModule_AddObjectRef(module, "ProfileData",
                                        (PyObject *)state->profile_type) < 0;
     Py_XDECREF(metrics);
     Py_XDECREF(series);
+    Py_XDECREF(limits);
     return failed ? -1 : 0;
 }

@@ -6,6 +6,7 @@
 #include "state.h"
 
 #include "../core/callsite.h"
+#include "../core/heap.h"
 #include "../core/stats.h"
 
 #include <math.h>
@@ -45,19 +46,27 @@ static const struct recorded_labels *recorded_labels_of(PyObject *names,
 }
 
 static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"track_wall",        "track_cpu",
-                            "track_allocations", "record_labels",
-                            "max_nodes",         "max_label_values",
-                            "report_interval",   "on_report",
-                            "want_profile",      NULL};
-    int wall, cpu, allocations, want_profile;
+    static char *names[] = {"track_wall",
+                            "track_cpu",
+                            "track_allocations",
+                            "track_heap",
+                            "heap_sample_bytes",
+                            "record_labels",
+                            "max_nodes",
+                            "max_label_values",
+                            "report_interval",
+                            "heap_snapshot_interval",
+                            "on_report",
+                            "want_profile",
+                            NULL};
+    int wall, cpu, allocations, heap, want_profile;
     PyObject *labels, *on_report;
-    unsigned long long max_nodes, max_label_values;
-    double interval;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pppO!KKdOp:session_start", names,
-                                     &wall, &cpu, &allocations, &PyTuple_Type, &labels,
-                                     &max_nodes, &max_label_values, &interval,
-                                     &on_report, &want_profile))
+    unsigned long long max_nodes, max_label_values, sample_bytes;
+    double interval, heap_interval;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "$ppppKO!KKddOp:session_start", names, &wall, &cpu,
+            &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
+            &max_label_values, &interval, &heap_interval, &on_report, &want_profile))
         return NULL;
     if (sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
@@ -66,7 +75,10 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     struct sp_session_config config = {
         .track_wall = wall,
         .track_cpu = cpu,
-        .track_allocations = allocations,
+        .track_allocations = allocations || heap,
+        .track_heap = heap,
+        .heap_sample_bytes = sample_bytes,
+        .heap_interval = heap_interval > 0 ? (uint64_t)(heap_interval * 1e9) : 0,
         .max_nodes = (uint32_t)(max_nodes < 100000000 ? max_nodes : 100000000),
         .max_label_values =
             (uint32_t)(max_label_values < UINT32_MAX ? max_label_values : UINT32_MAX),
@@ -80,7 +92,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     bool reports = on_report != Py_None;
     if (reports && reporter_host_init(&host, state_of_module(module), on_report) < 0)
         return NULL;
-    if (allocations) alloc_hooks_install();
+    if (config.track_allocations) alloc_hooks_install();
     enum sp_start_status status;
     /* With the GIL: see begin() in reporter_host.c. It takes a fraction of a
      * millisecond. */
@@ -169,7 +181,9 @@ static int fill_stats(PyObject *dict) {
         add_number(dict, "nodes", sp_paths_count() - 1) < 0 ||
         add_number(dict, "callsites", sp_callsite_count()) < 0 ||
         add_number(dict, "label_sets", sp_labels_count()) < 0 ||
-        add_number(dict, "thread_states", states) < 0)
+        add_number(dict, "thread_states", states) < 0 ||
+        add_number(dict, "heap_map_mapped_bytes", sp_shadow_mapped()) < 0 ||
+        add_number(dict, "heap_map_resident_bytes", sp_shadow_resident()) < 0)
         return -1;
 #define X(field) \
     if (add_number(dict, #field, sp_load(&sp_stats.field)) < 0) return -1;

@@ -18,10 +18,9 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
 static SPANPROF_SLOW SpanObject *span_allocate_new(ModuleState *state) {
     /* The profiler's own memory is nobody's allocation. */
     struct sp_thread *thread = sp_thread_self;
-    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
-    if (thread != NULL) thread->alloc_cell = NULL;
+    struct sp_account *paused = sp_thread_pause(thread);
     SpanObject *self = PyObject_GC_New(SpanObject, state->span_type);
-    if (thread != NULL) thread->alloc_cell = alloc_cell;
+    sp_thread_resume(thread, paused);
     if (self == NULL) return NULL;
     self->vectorcall = span_vectorcall;
     self->extra = NULL;
@@ -160,8 +159,7 @@ static SP_COLD PyObject *span_create_slow(ModuleState *state, SpanObject *parent
         return NULL;
     }
     struct sp_thread *thread = sp_thread_self;
-    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
-    if (thread != NULL) thread->alloc_cell = NULL;
+    struct sp_account *paused = sp_thread_pause(thread);
     PyObject *labels = NULL, *name = NULL, *self = NULL;
     /* A subclass of str might change what its text is. */
     name = PyUnicode_CheckExact(args[0]) ? Py_NewRef(args[0])
@@ -179,7 +177,7 @@ static SP_COLD PyObject *span_create_slow(ModuleState *state, SpanObject *parent
 done:
     Py_XDECREF(name);
     Py_XDECREF(labels);
-    if (thread != NULL) thread->alloc_cell = alloc_cell;
+    sp_thread_resume(thread, paused);
     return self;
 }
 
@@ -230,18 +228,16 @@ static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
     uint32_t callsite = callsite_of_caller(STATE_OF(self), thread, self->name);
     if (SP_LIKELY(self->labels == NULL) || !labels_are_recorded())
         return sp_key_make(callsite, SP_LABELS_NONE);
-    struct sp_cell *alloc_cell = thread->alloc_cell;
-    thread->alloc_cell = NULL;
+    struct sp_account *paused = sp_thread_pause(thread);
     uint32_t labels = labels_recorded_of(self->labels);
-    thread->alloc_cell = alloc_cell;
+    sp_thread_resume(thread, paused);
     return sp_key_make(callsite, labels);
 }
 
 static int entered_again(SpanObject *self, struct sp_thread *thread, sp_key key) {
-    struct sp_cell *alloc_cell = thread->alloc_cell;
-    thread->alloc_cell = NULL;
+    struct sp_account *paused = sp_thread_pause(thread);
     struct run *run = PyMem_RawCalloc(1, sizeof *run);
-    thread->alloc_cell = alloc_cell;
+    sp_thread_resume(thread, paused);
     if (run == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -555,22 +551,11 @@ typedef struct {
     PyObject *result;
 } ReadyObject;
 
-/* Around what the profiler allocates for itself. */
-static struct sp_cell *stop_counting(void) {
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_cell *alloc_cell = thread != NULL ? thread->alloc_cell : NULL;
-    if (thread != NULL) thread->alloc_cell = NULL;
-    return alloc_cell;
-}
-
-static void count_again(struct sp_cell *alloc_cell) {
-    if (sp_thread_self != NULL) sp_thread_self->alloc_cell = alloc_cell;
-}
-
 static PyObject *ready_new(ModuleState *state, PyObject *result) {
-    struct sp_cell *alloc_cell = stop_counting();
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_account *paused = sp_thread_pause(thread);
     ReadyObject *self = PyObject_New(ReadyObject, state->ready_type);
-    count_again(alloc_cell);
+    sp_thread_resume(thread, paused);
     if (self != NULL) self->result = Py_NewRef(result);
     return (PyObject *)self;
 }
@@ -591,13 +576,14 @@ static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **resul
 static PyObject *ready_next(PyObject *self) {
     PyObject *result = ((ReadyObject *)self)->result;
     if (result == Py_None) return NULL; /* the same without an exception */
-    struct sp_cell *alloc_cell = stop_counting();
+    struct sp_thread *thread = sp_thread_self;
+    struct sp_account *paused = sp_thread_pause(thread);
     PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
     if (stop != NULL) {
         PyErr_SetObject(PyExc_StopIteration, stop);
         Py_DECREF(stop);
     }
-    count_again(alloc_cell);
+    sp_thread_resume(thread, paused);
     return NULL;
 }
 

@@ -20,8 +20,11 @@ METRICS = (
     "cpu_system",
     "alloc_objects",
     "alloc_space",
+    "inuse_objects",
+    "inuse_space",
+    "inuse_peak_space",
 )
-KINDS = ("calls", "wall", "cpu", "alloc")
+KINDS = ("calls", "wall", "cpu", "alloc", "heap")
 NONE, OPEN, ENTERED = range(3)
 STARTED, START_RUNNING, START_NO_THREAD = range(3)
 PPROF_OK, PPROF_NO_MEMORY, PPROF_MALFORMED, PPROF_FOREIGN = range(4)

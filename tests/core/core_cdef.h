@@ -57,7 +57,11 @@ struct sp_node {
     int32_t parent;
     uint32_t callsite;
     uint32_t labels;
-    int64_t value[7];
+    int64_t value[10];
+};
+struct sp_ages {
+    int64_t space[6];
+    uint8_t growing[6];
 };
 struct sp_profile {
     uint64_t start_unix;
@@ -65,6 +69,9 @@ struct sp_profile {
     uint32_t kinds;
     uint32_t count;
     uint32_t room;
+    int64_t heap_peak;
+    uint64_t level_start, level_end;
+    struct sp_ages *ages;
     struct sp_node nodes[];
 };
 struct sp_profile *sp_profile_new(uint32_t count);

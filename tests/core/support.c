@@ -36,6 +36,7 @@ size_t spt_layout(const char *what) {
         {"sp_series", sizeof(struct sp_series)},
         {"sp_node", sizeof(struct sp_node)},
         {"sp_node.value", offsetof(struct sp_node, value)},
+        {"sp_ages", sizeof(struct sp_ages)},
         {"sp_profile", sizeof(struct sp_profile)},
         {"sp_profile.nodes", offsetof(struct sp_profile, nodes)},
         {"metrics", SP_METRIC_COUNT},
@@ -107,8 +108,11 @@ static struct sp_session_config config = {
 
 int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
               uint32_t max_label_values) {
-    struct sp_session_config wanted = {wall, cpu, allocations, max_nodes,
-                                       max_label_values};
+    struct sp_session_config wanted = {.track_wall = wall,
+                                       .track_cpu = cpu,
+                                       .track_allocations = allocations,
+                                       .max_nodes = max_nodes,
+                                       .max_label_values = max_label_values};
     return (int)sp_start(&wanted, NULL);
 }
 
@@ -135,9 +139,9 @@ struct sp_thread *spt_thread_mine(void) {
 
 /* As the allocation hooks do it. */
 void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes) {
-    if (thread->alloc_cell == NULL) return;
-    sp_add(&thread->alloc_cell->value[SP_VALUE_ALLOCS], count);
-    sp_add(&thread->alloc_cell->value[SP_VALUE_BYTES], bytes);
+    if (thread->alloc_account == NULL) return;
+    sp_add(&thread->alloc_account->objects, count);
+    sp_add(&thread->alloc_account->space, bytes);
 }
 
 uint32_t spt_thread_cells(const struct sp_thread *thread) {

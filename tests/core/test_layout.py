@@ -15,6 +15,7 @@ from .binding import METRICS, Core
         "sp_text",
         "sp_series",
         "sp_node",
+        "sp_ages",
         "sp_profile",
     ],
 )

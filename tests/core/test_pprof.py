@@ -27,6 +27,7 @@ SERIES = {
     "wall": ["wall", "wall_busy", "wall_idle"],
     "cpu": ["cpu", "cpu_system", "cpu_user"],
     "alloc": ["alloc_objects", "alloc_space"],
+    "heap": ["inuse_objects", "inuse_space", "inuse_peak_space"],
 }
 UNITS = {"calls": "count", "wall": "nanoseconds", "cpu": "nanoseconds"}
 SUMS = {"wall": ("wall_busy", "wall_idle"), "cpu": ("cpu_user", "cpu_system")}
@@ -87,7 +88,8 @@ def test_rule_7_2_headers(core: Core, kind: str) -> None:
     strings = message.string_table
     types = [(strings[t.type], strings[t.unit]) for t in message.sample_type]
     assert [name for name, _ in types] == SERIES[kind]
-    units = {"alloc": ["count", "bytes"]}.get(kind, [UNITS.get(kind)] * 3)
+    memory = {"alloc": ["count", "bytes"], "heap": ["count", "bytes", "bytes"]}
+    units = memory.get(kind, [UNITS.get(kind)] * 3)
     assert [unit for _, unit in types] == units[: len(types)]
     assert message.time_nanos == start
     assert message.duration_nanos == 98_765

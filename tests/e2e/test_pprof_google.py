@@ -22,8 +22,14 @@ from spanprof import Profile, _core, span
 MODULE = "github.com/google/pprof@" + os.environ.get("SPANPROF_PPROF_VERSION", "latest")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spanprof"
 
-KINDS = ("calls", "wall", "cpu", "alloc")
-DEFAULTS = {"calls": "calls", "wall": "wall", "cpu": "cpu", "alloc": "alloc_space"}
+KINDS = ("calls", "wall", "cpu", "alloc", "heap")
+DEFAULTS = {
+    "calls": "calls",
+    "wall": "wall",
+    "cpu": "cpu",
+    "alloc": "alloc_space",
+    "heap": "inuse_space",
+}
 
 
 def find_pprof() -> list[str] | str:
@@ -235,7 +241,7 @@ def test_rule_7_3_every_report_without_a_warning(
 ) -> None:
     path = write(profile, tmp_path)[kind]
     # In the unit as stored, nothing is rounded.
-    unit = {"calls": "count", "alloc": "bytes"}.get(kind, "ns")
+    unit = {"calls": "count", "alloc": "bytes", "heap": "bytes"}.get(kind, "ns")
     top = pprof.run("-top", "-nodecount=0", "-nodefraction=0", f"-unit={unit}", path)
     assert f"Type: {DEFAULTS[kind]}" in top
     header, *rows = top.splitlines()[top.splitlines().index(first_of(top)) :]

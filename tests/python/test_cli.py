@@ -394,7 +394,8 @@ def test_run_options_choose_what_is_measured(tmp_path: Path) -> None:
         (["--wall"], {"calls", "wall"}),
         (["--cpu"], {"calls", "cpu"}),
         (["--alloc"], {"calls", "alloc"}),
-        (["--all"], {"calls", "wall", "cpu", "alloc"}),
+        (["--heap"], {"calls", "alloc", "heap"}),
+        (["--all"], {"calls", "wall", "cpu", "alloc", "heap"}),
     ):
         folder = tmp_path / options[0]
         result = spanprof_run(*options, f"--pprof={folder}", program, cwd=tmp_path)
@@ -584,7 +585,6 @@ def test_rule_6_5_a_program_that_stops_the_session_itself(tmp_path: Path) -> Non
     [
         (["run"], "a script or -m module is missing"),
         (["run", "-m"], "a script or -m module is missing"),
-        (["run", "--heap", "x.py"], "live-heap tracking is not in this release"),
         (["run", "--interval", "x", "x.py"], "invalid float value: 'x'"),
         (
             ["run", "--interval=-1", "x.py"],

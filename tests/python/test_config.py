@@ -23,6 +23,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "track_cpu": False,
         "track_allocations": False,
         "track_heap": False,
+        "heap_sample_bytes": 0,
         "track_all": False,
         "record_labels": (),
         "report_interval": 10.0,
@@ -66,7 +67,7 @@ def test_it_is_a_value() -> None:
 def test_what_implies_what() -> None:
     everything = ProfileConfig(track_all=True)
     assert everything.tracked == ("calls", "wall", "cpu", "alloc")
-    assert not everything.track_heap, "not in this release"
+    assert everything.track_heap
     assert ProfileConfig(track_heap=True).track_allocations
     assert ProfileConfig().tracked == ("calls",)
 
@@ -76,7 +77,7 @@ def test_labels_are_kept_once_in_order() -> None:
     assert ProfileConfig(record_labels=labels).record_labels == ("b", "a")
 
 
-LIMITS = ("max_samples", "max_closed_heap_spans")
+LIMITS = ("max_samples", "max_closed_heap_spans", "heap_sample_bytes")
 POSITIVE = ("max_nodes", "max_label_values", "max_pending_spans")
 SECONDS = ("report_interval", "heap_snapshot_interval", "stop_timeout")
 BOOLEANS = tuple(name for name in FIELDS if name.startswith("track_"))
@@ -130,6 +131,7 @@ def test_every_field_has_a_variable() -> None:
         "track_cpu": ("Yes", True),
         "track_allocations": (" on ", True),
         "track_heap": ("TRUE", True),
+        "heap_sample_bytes": ("524288", 524288),
         "track_all": ("0", False),
         "record_labels": ("user, tenant,,user", ("user", "tenant")),
         "report_interval": ("0.5", 0.5),

@@ -29,8 +29,19 @@ KINDS = {
         ("cpu_user", "nanoseconds"),
     ],
     "alloc": [("alloc_objects", "count"), ("alloc_space", "bytes")],
+    "heap": [
+        ("inuse_objects", "count"),
+        ("inuse_space", "bytes"),
+        ("inuse_peak_space", "bytes"),
+    ],
 }
-DEFAULTS = {"calls": "calls", "wall": "wall", "cpu": "cpu", "alloc": "alloc_space"}
+DEFAULTS = {
+    "calls": "calls",
+    "wall": "wall",
+    "cpu": "cpu",
+    "alloc": "alloc_space",
+    "heap": "inuse_space",
+}
 
 
 def work(clock: ManualClock) -> None:

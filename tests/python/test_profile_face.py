@@ -394,13 +394,6 @@ def test_rule_3_8_start_arguments() -> None:
             assert session.is_running
 
 
-def test_live_heap_is_not_there_yet_and_says_so() -> None:
-    for call in (spanprof.start, spanprof.profile):
-        with pytest.raises(NotImplementedError, match="live-heap tracking is not in"):
-            call(track_heap=True)
-    assert not spanprof.is_running()
-
-
 def test_a_session_ends_with_its_block_also_by_an_exception() -> None:
     with pytest.raises(KeyError), spanprof.start() as session:
         raise KeyError

@@ -529,16 +529,21 @@ def test_every_tracked_kind_is_written_at_every_report(
     clock: ManualClock, tmp_path: Path
 ) -> None:
     memory = Memory()
+    kept = []
     with spanprof.start(
-        reporters=[PProfReporter(memory)], track_all=True, report_interval=0
+        reporters=[PProfReporter(memory)],
+        track_all=True,
+        report_interval=0,
+        heap_snapshot_interval=0,
     ) as session:
         spanprof.flush()
         assert memory.saved == [], "nothing to write"
         for _ in range(2):
             with span("a"):
                 clock(10, 3)
+                kept.append(bytearray(1000))
             spanprof.flush()
-    kinds = ["calls", "wall", "cpu", "alloc"]
+    kinds = ["calls", "wall", "cpu", "alloc", "heap"]
     assert [kind for kind, *_ in memory.saved] == kinds * 2
     for kind, start, end, _ in memory.saved:
         assert isinstance(kind, str)
@@ -555,7 +560,7 @@ def test_kinds_may_be_chosen(clock: ManualClock) -> None:
     with spanprof.start(reporters=[reporter], track_cpu=True), span("a"):
         clock(1, 1)
     assert [kind for kind, *_ in memory.saved] == ["cpu"]
-    for kinds, error in ((["heap"], ValueError), ("cpu", TypeError)):
+    for kinds, error in ((["memory"], ValueError), ("cpu", TypeError)):
         with pytest.raises(error, match="kinds must be"):
             PProfReporter(memory, kinds=kinds)
     for backend in (None, "directory"):
@@ -683,7 +688,8 @@ def test_rule_7_4_files(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     reporter = PProfReporter(FileBackend(folder))
     with spanprof.start(reporters=[reporter], track_all=True) as session, span("a"):
-        bytes(1000)
+        kept = bytes(1000)
+    del kept
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     kinds = set()
     for path in folder.iterdir():
@@ -697,7 +703,7 @@ def test_rule_7_4_files(tmp_path: Path) -> None:
             "%Y%m%dT%H%M%S", time.gmtime(session.result.start // 10**9)
         )
         assert abs(int(match[1][9:15]) - int(moment[9:])) <= 1 or match[1] > moment
-    assert kinds == {"calls", "wall", "cpu", "alloc"}
+    assert kinds == {"calls", "wall", "cpu", "alloc", "heap"}
 
 
 def test_rule_7_4_names_sort_by_time_and_differ(tmp_path: Path) -> None:

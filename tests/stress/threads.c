@@ -21,7 +21,12 @@
 #define DEPTH 12
 #define NAMES 16
 
-static const struct sp_session_config config = {true, true, true, 300, 10};
+static const struct sp_session_config config = {.track_wall = true,
+                                                .track_cpu = true,
+                                                .track_allocations = true,
+                                                .track_heap = true,
+                                                .max_nodes = 300,
+                                                .max_label_values = 10};
 static _Atomic bool over;
 static _Atomic int failures;
 static sp_key names[NAMES];

@@ -1,0 +1,106 @@
+#include "ages.h"
+
+#include "heap.h"
+
+#include <string.h>
+#include <time.h>
+
+const uint32_t sp_age_limits[SP_AGE_CLASSES] = {0, 1, 10, 60, 600, 3600};
+
+/* A class is compared with itself a quarter of its lower limit ago at the soonest: what
+ * is an hour old leaks, if it does, slowly. */
+#define WINDOWS_PER_LIMIT 4
+
+#define SHARE 50 /* of the time that may go into walks: one in so many */
+
+struct record {
+    struct sp_ages ages;
+    int64_t
+        compared[SP_AGE_CLASSES]; /* bytes of that age and older, at the last look */
+};
+
+static struct sp_slab records;
+static uint32_t record_count;
+static uint64_t looked_at[SP_AGE_CLASSES]; /* wall time */
+static uint64_t walked_at, walk_nanos;
+
+static struct record *record_of(uint32_t path) {
+    return sp_slab_at(&records, path, sizeof(struct record));
+}
+
+void sp_ages_reset(void) {
+    record_count = 0;
+    walked_at = walk_nanos = 0;
+    memset(looked_at, 0, sizeof looked_at);
+}
+
+const struct sp_ages *sp_ages_of(uint32_t path) {
+    return &record_of(path)->ages;
+}
+
+static void add_block(void *context, sp_entry entry, uint64_t size) {
+    uint64_t now = *(const uint64_t *)context;
+    int age = sp_heap_age(now, entry);
+    uint32_t path = sp_entry_owner(entry);
+    if (age < 0 || path >= record_count) return; /* younger than this reading */
+    uint64_t objects = 1;
+    if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);
+    unsigned class = SP_AGE_CLASSES - 1;
+    while ((uint32_t)age < sp_age_limits[class]) class --;
+    record_of(path)->ages.space[class] += (int64_t)size;
+}
+
+static uint64_t monotonic_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void walk(void) {
+    for (uint32_t path = 0; path < record_count; path++)
+        memset(record_of(path)->ages.space, 0, sizeof(int64_t[SP_AGE_CLASSES]));
+    uint64_t now = sp_load(&sp_heap_now);
+    sp_shadow_walk(add_block, &now);
+    if (!sp_heap_is_sampled()) return;
+    for (uint32_t path = 0; path < record_count; path++)
+        for (unsigned class = 0; class < SP_AGE_CLASSES; class ++)
+            record_of(path)->ages.space[class] >>= SP_SAMPLE_SHIFT;
+}
+
+static void compare_class(unsigned class) {
+    for (uint32_t path = 1; path < record_count; path++) {
+        struct record *record = record_of(path);
+        int64_t old = 0;
+        for (unsigned c = class; c < SP_AGE_CLASSES; c++) old += record->ages.space[c];
+        uint8_t *growing = &record->ages.growing[class];
+        if (old > record->compared[class])
+            *growing = *growing < UINT8_MAX ? (uint8_t)(*growing + 1) : UINT8_MAX;
+        else
+            *growing = 0;
+        record->compared[class] = old;
+    }
+}
+
+bool sp_ages_take(uint32_t count, uint64_t wall, bool is_report) {
+    for (; record_count < count; record_count++) {
+        if (!sp_slab_reserve(&records, record_count, sizeof(struct record)))
+            return false;
+        memset(record_of(record_count), 0, sizeof(struct record));
+    }
+    uint64_t began = monotonic_now();
+    if (walked_at == 0 || began - walked_at >= SHARE * walk_nanos) {
+        walk();
+        walked_at = monotonic_now();
+        walk_nanos = walked_at - began;
+    } else {
+        return true;
+    }
+    for (unsigned class = 0; is_report && class < SP_AGE_CLASSES; class ++) {
+        uint64_t window =
+            sp_age_limits[class] * (uint64_t)1000000000 / WINDOWS_PER_LIMIT;
+        if (wall - looked_at[class] < window) continue;
+        looked_at[class] = wall;
+        compare_class(class);
+    }
+    return true;
+}
