@@ -116,7 +116,7 @@ def main() -> None:
         print(f"{'':14}" + "".join(f"{mode:>13}" for mode in modes))
         for case in WORK:
             results = harness.take_turns(
-                {mode: (worker, case) for mode, worker in workers.items()}, 3, ROUNDS
+                {mode: (worker, case) for mode, worker in workers.items()}, 12, ROUNDS
             )
             line = f"{case:14}"
             for mode in modes:

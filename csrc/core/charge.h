@@ -1,45 +1,67 @@
-/* Charging blocks to accounts, as allocation hooks do it: each a few additions and
- * one store into the shadow map. */
+/* Charging blocks to accounts, for those who make and free them (allocation hooks).
+ *
+ * The quick ways do the usual case or nothing, and call nothing: a hook that has them
+ * inlined saves no register and goes on by a jump. The slow ways do every case. */
 #ifndef SPANPROF_CORE_CHARGE_H
 #define SPANPROF_CORE_CHARGE_H
 
 #include "heap.h"
-#include "stats.h"
 #include "thread.h"
 
-/* The thread's account of a path, for a free; NULL if there can be none. */
-static inline struct sp_account *sp_account_of(struct sp_accounts *accounts,
-                                               uint32_t path) {
-    if (SP_LIKELY(path <
-                  atomic_load_explicit(&accounts->count, memory_order_relaxed))) {
-        char *chunk = atomic_load_explicit(
-            &accounts->accounts.chunks[sp_slab_chunk_of(path)], memory_order_relaxed);
-        if (SP_LIKELY(chunk != NULL))
-            return sp_slab_at(&accounts->accounts, path, sizeof(struct sp_account));
+/* The calling thread has made a block for its innermost span, whose account is not
+ * NULL. Returns the block. */
+void *sp_charge_allocated_slow(struct sp_thread *thread, struct sp_account *account,
+                               void *block, size_t size);
+
+/* The caller is about to free a block of its own, any but NULL. */
+void sp_charge_free_slow(const void *block);
+
+/* A block that was taken out of the map is free, or about to be. `thread` is the
+ * caller's state or NULL; `size` what the map says, `now` sp_heap_now. */
+void sp_charge_freed(struct sp_thread *thread, uint64_t now, sp_entry entry,
+                     uint64_t size);
+
+/* The same, but it is still there: back into the map. */
+void sp_charge_restore(struct sp_thread *thread, uint64_t now, const void *block,
+                       sp_entry entry, uint64_t size);
+
+static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
+                                             struct sp_account *account,
+                                             const void *block, size_t size) {
+    uint64_t now = sp_load(&sp_heap_now);
+    if (SP_UNLIKELY(now >> 32 != thread->cells.accounts.exact_generation)) {
+        if (thread->cells.accounts.mode == SP_ALLOC_COUNT) {
+            sp_add(&account->objects, 1);
+            sp_add(&account->space, size);
+            return true;
+        }
+        int64_t sample_in = thread->heap.sample_in - (int64_t)size;
+        if (SP_UNLIKELY(sample_in <= 0 || (int64_t)size <= 0)) return false;
+        thread->heap.sample_in = sample_in;
+        return true;
     }
-    return sp_account_slow(accounts, path);
+    uint64_t space = sp_load(&account->space) + size;
+    if (SP_UNLIKELY(space >= account->publish_space_at ||
+                    !sp_shadow_put_quick(block, account->path, (uint16_t)now, size)))
+        return false;
+    sp_add(&account->objects, 1);
+    sp_store(&account->space, space);
+    sp_add(&thread->heap.live, size);
+    return true;
 }
 
-static inline void sp_account_publish_if_due(struct sp_thread *thread,
-                                             struct sp_account *account) {
-    if (SP_UNLIKELY(sp_load(&account->space) + sp_load(&account->freed_space) >=
-                    account->publish_at))
-        sp_heap_publish(thread, account);
-}
-
-static inline void sp_account_add(struct sp_thread *thread, struct sp_account *account,
-                                  uint64_t objects, uint64_t space) {
-    sp_add(&account->objects, objects);
-    sp_add(&account->space, space);
-    sp_add(&thread->heap.live, space);
-    sp_account_publish_if_due(thread, account);
+static inline void *sp_charge_allocated(struct sp_thread *thread,
+                                        struct sp_account *account, void *block,
+                                        size_t size) {
+    if (SP_LIKELY(sp_charge_allocated_quick(thread, account, block, size))) return block;
+    return sp_charge_allocated_slow(thread, account, block, size);
 }
 
 static inline void sp_raise(sp_counter *peak, uint64_t value) {
     if ((int64_t)value > (int64_t)sp_load(peak)) sp_store(peak, value);
 }
 
-/* Peaks are just before something is freed. */
+/* Count a block as freed by the thread. Peaks are just before something is freed. */
 static inline void sp_account_subtract(struct sp_thread *thread,
                                        struct sp_account *account, uint64_t objects,
                                        uint64_t space) {
@@ -52,69 +74,37 @@ static inline void sp_account_subtract(struct sp_thread *thread,
                           sp_load(&account->freed_objects) + objects,
                           memory_order_release);
     atomic_store_explicit(&account->freed_space, freed + space, memory_order_release);
-    sp_account_publish_if_due(thread, account);
 }
 
-/* The calling thread has made a block, which is its innermost span's. `account` is
- * that span's, and not NULL. */
-static inline void sp_charge_allocated(struct sp_thread *thread,
-                                       struct sp_account *account, const void *block,
-                                       size_t size) {
-    enum sp_alloc_mode mode = thread->cells.accounts.mode;
-    if (mode == SP_ALLOC_SAMPLED) {
-        thread->heap.sample_in -= size > 0 ? (int64_t)size : 1;
-        if (SP_UNLIKELY(thread->heap.sample_in < 0))
-            sp_heap_sample(thread, account, block, size);
-        return;
-    }
-    if (mode == SP_ALLOC_COUNT) {
-        sp_add(&account->objects, 1);
-        sp_add(&account->space, size);
-        return;
-    }
-    /* Of a session that is over, or that the thread does not know yet: not ours. */
+/* True if nothing is left to do: the block is none of ours, or the innermost span's. */
+static inline bool sp_charge_free_quick(const void *block) {
     uint64_t now = sp_load(&sp_heap_now);
-    if (SP_UNLIKELY(sp_heap_generation(now) != thread->cells.accounts.generation))
-        return;
-    if (SP_LIKELY(sp_shadow_put(block, account->path, (uint16_t)now, size)))
-        sp_account_add(thread, account, 1, size);
-    else
-        sp_heap_lose(account, 1, size);
+    if (now == 0) return true;
+    uintptr_t address = (uintptr_t)block;
+    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
+    if (SP_UNLIKELY(top == NULL || !sp_shadow_is_plain(address))) return false;
+    _Atomic sp_entry *place = sp_shadow_find(top, address);
+    if (place == NULL) return true;
+    sp_entry entry = atomic_load_explicit(place, memory_order_relaxed);
+    if (entry == 0) return true;
+    struct sp_thread *thread = sp_thread_self;
+    uint32_t size = sp_entry_size(entry);
+    if (SP_UNLIKELY(thread == NULL || size == SP_ENTRY_BESIDE)) return false;
+    struct sp_account *account = thread->alloc_account;
+    if (SP_UNLIKELY(account == NULL ||
+                    thread->cells.accounts.exact_generation != now >> 32 ||
+                    account->path != sp_entry_owner(entry) ||
+                    sp_load(&account->freed_space) + size >=
+                        account->publish_freed_at ||
+                    sp_heap_age(now, entry) < 0))
+        return false;
+    atomic_store_explicit(place, 0, memory_order_relaxed);
+    sp_account_subtract(thread, account, 1, size);
+    return true;
 }
 
-/* A block that was in the map is no more. `thread` is the caller's state or NULL. */
-static inline void sp_charge_freed(struct sp_thread *thread, uint64_t now,
-                                   sp_entry entry, uint64_t size) {
-    if (SP_UNLIKELY(sp_heap_age(now, entry) < 0)) return; /* of an earlier session */
-    uint32_t path = sp_entry_owner(entry);
-    uint64_t objects = 1;
-    if (SP_UNLIKELY(sp_heap_is_sampled())) sp_heap_weigh(size, &objects, &size);
-    if (SP_LIKELY(thread != NULL &&
-                  thread->cells.accounts.generation == sp_heap_generation(now))) {
-        struct sp_account *account = sp_account_of(&thread->cells.accounts, path);
-        if (SP_LIKELY(account != NULL)) {
-            sp_account_subtract(thread, account, objects, size);
-            return;
-        }
-    }
-    sp_heap_free_stray(now, path, objects, size);
-}
-
-/* A block that was taken out of the map is still there. */
-static inline void sp_charge_restore(struct sp_thread *thread, uint64_t now,
-                                     const void *block, sp_entry entry, uint64_t size) {
-    if (sp_shadow_put(block, sp_entry_owner(entry), sp_entry_born(entry), size)) return;
-    sp_count(&sp_stats.heap_untracked);
-    sp_charge_freed(thread, now, entry, size);
-}
-
-/* The caller is about to free a block of its own, any but NULL. */
 static inline void sp_charge_free(const void *block) {
-    uint64_t now = sp_load(&sp_heap_now);
-    if (now == 0) return;
-    uint64_t size;
-    sp_entry entry = sp_shadow_take(block, &size);
-    if (entry != 0) sp_charge_freed(sp_thread_self, now, entry, size);
+    if (SP_UNLIKELY(!sp_charge_free_quick(block))) sp_charge_free_slow(block);
 }
 
 #endif

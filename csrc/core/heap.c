@@ -52,8 +52,8 @@ bool sp_heap_reserve_path(uint32_t path) {
     return true;
 }
 
-static uint64_t now_of(uint32_t generation, uint16_t first, uint16_t tick) {
-    return (uint64_t)generation << 32 | (uint64_t)first << 16 | tick;
+static uint64_t now_of(uint32_t generation, uint64_t passed, uint16_t tick) {
+    return (uint64_t)generation << 32 | passed << 16 | tick;
 }
 
 static uint16_t last_tick; /* of the session before; under the collector's lock */
@@ -66,7 +66,7 @@ void sp_heap_begin(uint32_t generation, uint64_t sample_bytes) {
     last_tick++;
     sp_store(&sp_heap_sample_bytes, sample_bytes);
     sp_store(&sp_heap_next_tick, sp_clock_wall() + TICK);
-    sp_store(&sp_heap_now, now_of(generation, last_tick, last_tick));
+    sp_store(&sp_heap_now, now_of(generation, 0, last_tick));
     sp_heap_reserve_path(SP_PATH_ROOT);
     zero_shared(generation);
 }
@@ -93,14 +93,14 @@ SP_COLD void sp_heap_tick_slow(uint64_t wall) {
             &sp_heap_next_tick, &next, next + ticks * TICK, memory_order_relaxed,
             memory_order_relaxed))
         return; /* another thread has told it */
-    uint16_t first = (uint16_t)(now >> 16), tick = (uint16_t)now;
-    uint16_t passed = (uint16_t)(tick - first);
+    uint16_t passed = (uint16_t)(now >> 16), tick = (uint16_t)now;
     if (passed + ticks > UINT16_MAX) {
         sp_shadow_rejuvenate(tick, OLDEST, passed);
-        first = (uint16_t)(tick - OLDEST);
+        passed = OLDEST;
         if (ticks > OLDEST / 2) ticks = OLDEST / 2;
     }
-    uint64_t later = now_of(sp_heap_generation(now), first, (uint16_t)(tick + ticks));
+    uint64_t later =
+        now_of(sp_heap_generation(now), passed + ticks, (uint16_t)(tick + ticks));
     /* Fails if the session is over. */
     atomic_compare_exchange_strong_explicit(&sp_heap_now, &now, later,
                                             memory_order_relaxed, memory_order_relaxed);
@@ -134,7 +134,7 @@ static void zero_items(struct sp_slab *slab, size_t item_size, uint32_t count) {
             sp_store(&account->freed_objects, 0);
             sp_store(&account->freed_space, 0);
             sp_store(&account->peak, 0);
-            account->published = account->publish_at = 0;
+            account->publish_space_at = account->publish_freed_at = 0;
         }
     }
 }
@@ -152,6 +152,7 @@ void sp_accounts_reset(struct sp_accounts *accounts, enum sp_alloc_mode mode,
     atomic_store_explicit(&accounts->count, 0, memory_order_release);
     accounts->mode = mode;
     accounts->generation = mode >= SP_ALLOC_EXACT ? generation : 0;
+    accounts->exact_generation = mode == SP_ALLOC_EXACT ? generation : SP_NO_GENERATION;
 }
 
 SP_COLD struct sp_account *sp_account_slow(struct sp_accounts *accounts,
@@ -172,11 +173,8 @@ SP_COLD struct sp_account *sp_account_slow(struct sp_accounts *accounts,
 
 /* --- publishing --------------------------------------------------------------- */
 
-static void publish(uint32_t generation, uint32_t path, uint64_t *published,
-                    uint64_t net) {
+static void publish_change(uint32_t generation, uint32_t path, uint64_t change) {
     struct sp_heap_shared *shared = shared_of(generation, path);
-    uint64_t change = net - *published;
-    *published = net;
     uint64_t level = change + atomic_fetch_add_explicit(&shared->level, change,
                                                         memory_order_relaxed);
     uint64_t peak = sp_load(&shared->peak);
@@ -186,19 +184,36 @@ static void publish(uint32_t generation, uint32_t path, uint64_t *published,
                                                   memory_order_relaxed)) {}
 }
 
-SP_COLD void sp_heap_publish(struct sp_thread *thread, struct sp_account *account) {
+/* Tell the path, and all, what the account and the thread hold now. */
+static void publish(struct sp_thread *thread, struct sp_account *account) {
     uint32_t generation = thread->cells.accounts.generation;
-    uint64_t space = sp_load(&account->space);
-    uint64_t freed = sp_load(&account->freed_space);
-    account->publish_at = space + freed + SP_PUBLISH_STEP;
-    publish(generation, account->path, &account->published, space - freed);
-    publish(generation, SP_PATH_ROOT, &thread->heap.published,
-            sp_load(&thread->heap.live));
+    uint64_t space = sp_load(&account->space), freed = sp_load(&account->freed_space);
+    uint64_t published = account->publish_space_at - account->publish_freed_at;
+    account->publish_space_at = space + SP_PUBLISH_STEP;
+    account->publish_freed_at = freed + SP_PUBLISH_STEP;
+    publish_change(generation, account->path, space - freed - published);
+    uint64_t live = sp_load(&thread->heap.live);
+    publish_change(generation, SP_PATH_ROOT, live - thread->heap.published);
+    thread->heap.published = live;
     sp_heap_tick(sp_clock_wall());
 }
 
-SP_COLD void sp_heap_lose(struct sp_account *account, uint64_t objects,
-                          uint64_t space) {
+static void publish_if_due(struct sp_thread *thread, struct sp_account *account) {
+    if (sp_load(&account->space) >= account->publish_space_at ||
+        sp_load(&account->freed_space) >= account->publish_freed_at)
+        publish(thread, account);
+}
+
+static void add(struct sp_thread *thread, struct sp_account *account, uint64_t objects,
+                uint64_t space) {
+    sp_add(&account->objects, objects);
+    sp_add(&account->space, space);
+    sp_add(&thread->heap.live, space);
+    publish_if_due(thread, account);
+}
+
+/* A block could not be entered in the map: it is allocated, and not live. */
+static SP_COLD void lose(struct sp_account *account, uint64_t objects, uint64_t space) {
     sp_count(&sp_stats.heap_untracked);
     sp_add(&account->objects, objects);
     sp_add(&account->space, space);
@@ -206,8 +221,9 @@ SP_COLD void sp_heap_lose(struct sp_account *account, uint64_t objects,
     sp_add(&account->freed_space, space);
 }
 
-SP_COLD void sp_heap_free_stray(uint64_t now, uint32_t path, uint64_t objects,
-                                uint64_t space) {
+/* A thread without accounts of the running session frees a block. */
+static SP_COLD void free_stray(uint64_t now, uint32_t path, uint64_t objects,
+                               uint64_t space) {
     uint32_t generation = sp_heap_generation(now);
     if (path >= path_count()) return;
     struct sp_heap_shared *shared = shared_of(generation, path);
@@ -260,24 +276,80 @@ void sp_heap_weigh(uint64_t size, uint64_t *objects, uint64_t *space) {
     *space = (uint64_t)((double)size * scale / probability + 0.5);
 }
 
-SP_COLD void sp_heap_sample(struct sp_thread *thread, struct sp_account *account,
-                            const void *block, uint64_t size) {
-    uint64_t now = sp_load(&sp_heap_now);
-    if (sp_heap_generation(now) != thread->cells.accounts.generation) return;
-    thread->heap.sample_in = draw(&thread->heap);
-    uint64_t objects, space;
-    sp_heap_weigh(size, &objects, &space);
-    if (sp_shadow_put(block, account->path, (uint16_t)now, size))
-        sp_account_add(thread, account, objects, space);
-    else
-        sp_heap_lose(account, objects, space);
-}
-
 void sp_thread_heap_reset(struct sp_thread_heap *heap) {
     sp_store(&heap->live, 0);
     sp_store(&heap->peak, 0);
     heap->published = 0;
     heap->sample_in = sp_heap_is_sampled() ? draw(heap) : 0;
+}
+
+/* --- charging ----------------------------------------------------------------- */
+
+SP_COLD void *sp_charge_allocated_slow(struct sp_thread *thread,
+                                       struct sp_account *account, void *block,
+                                       size_t size) {
+    uint64_t now = sp_load(&sp_heap_now);
+    /* Of a session that is over, or that the thread does not know yet: not ours. */
+    if (sp_heap_generation(now) != thread->cells.accounts.generation) return block;
+    uint64_t objects = 1, space = size;
+    if (thread->cells.accounts.mode == SP_ALLOC_SAMPLED) {
+        uint64_t step = size > 0 ? size : 1; /* nothing would have no chance */
+        if (thread->heap.sample_in > 0 && step < (uint64_t)thread->heap.sample_in) {
+            thread->heap.sample_in -= (int64_t)step;
+            return block;
+        }
+        thread->heap.sample_in = draw(&thread->heap);
+        sp_heap_weigh(size, &objects, &space);
+    }
+    if (sp_shadow_put(block, account->path, (uint16_t)now, size))
+        add(thread, account, objects, space);
+    else
+        lose(account, objects, space);
+    return block;
+}
+
+/* The thread's account of a path, for a free; NULL if there can be none. */
+static struct sp_account *account_of(struct sp_accounts *accounts, uint32_t path) {
+    if (path < atomic_load_explicit(&accounts->count, memory_order_relaxed) &&
+        atomic_load_explicit(&accounts->accounts.chunks[sp_slab_chunk_of(path)],
+                             memory_order_relaxed) != NULL) {
+        struct sp_account *account =
+            sp_slab_at(&accounts->accounts, path, sizeof *account);
+        account->path = path;
+        return account;
+    }
+    return sp_account_slow(accounts, path);
+}
+
+void sp_charge_freed(struct sp_thread *thread, uint64_t now, sp_entry entry,
+                     uint64_t size) {
+    if (sp_heap_age(now, entry) < 0) return; /* of an earlier session */
+    uint32_t path = sp_entry_owner(entry);
+    uint64_t objects = 1;
+    if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);
+    struct sp_account *account = NULL;
+    if (thread != NULL && thread->cells.accounts.generation == sp_heap_generation(now))
+        account = account_of(&thread->cells.accounts, path);
+    if (account == NULL) {
+        free_stray(now, path, objects, size);
+        return;
+    }
+    sp_account_subtract(thread, account, objects, size);
+    publish_if_due(thread, account);
+}
+
+void sp_charge_restore(struct sp_thread *thread, uint64_t now, const void *block,
+                       sp_entry entry, uint64_t size) {
+    if (sp_shadow_put(block, sp_entry_owner(entry), sp_entry_born(entry), size)) return;
+    sp_count(&sp_stats.heap_untracked);
+    sp_charge_freed(thread, now, entry, size);
+}
+
+void sp_charge_free_slow(const void *block) {
+    uint64_t now = sp_load(&sp_heap_now), size;
+    if (now == 0) return;
+    sp_entry entry = sp_shadow_take(block, &size);
+    if (entry != 0) sp_charge_freed(sp_thread_self, now, entry, size);
 }
 
 /* --- reading ------------------------------------------------------------------ */

@@ -30,9 +30,10 @@ enum sp_alloc_mode { SP_ALLOC_OFF, SP_ALLOC_COUNT, SP_ALLOC_EXACT, SP_ALLOC_SAMP
 struct sp_account {
     sp_counter objects, space;             /* allocated */
     sp_counter freed_objects, freed_space; /* of the path's, by this thread */
-    sp_counter peak;     /* highest allocated - freed before a free of this thread */
-    uint64_t published;  /* what of allocated - freed the path's level holds */
-    uint64_t publish_at; /* allocated + freed at which to publish again */
+    sp_counter peak; /* highest allocated - freed before a free of this thread */
+    /* At which space and freed_space to publish again; their difference is what of
+     * allocated - freed the path's level holds. */
+    uint64_t publish_space_at, publish_freed_at;
     uint32_t path;
 };
 #define SP_ACCOUNT_COUNTS offsetof(struct sp_account, freed_objects)
@@ -42,7 +43,8 @@ struct sp_accounts {
     struct sp_slab counts, accounts; /* of a session that counts; of others */
     _Atomic uint32_t count;          /* paths below may have an account */
     enum sp_alloc_mode mode;
-    uint32_t generation; /* of a session that tracks the heap; else 0 */
+    uint32_t generation;       /* of a session that tracks the heap; else 0 */
+    uint64_t exact_generation; /* the same if it tracks every block; else none's */
 };
 
 /* What a thread knows about all its blocks. Written by the owning thread. */
@@ -70,19 +72,19 @@ struct sp_heap_path {
  * how much the peak of a path that several threads use may be off, per thread. */
 #define SP_PUBLISH_STEP ((uint64_t)16 << 10)
 
-/* Generation << 32 | first tick of the session << 16 | current tick; 0 without a
- * session that tracks the heap. */
+/* Generation << 32 | ticks since the session's first << 16 | current tick; 0 without
+ * a session that tracks the heap. */
 extern sp_counter sp_heap_now;
 
+#define SP_NO_GENERATION UINT64_MAX
 static inline uint32_t sp_heap_generation(uint64_t now) {
     return (uint32_t)(now >> 32);
 }
 
 /* Age of an entry in ticks; -1 if it was born before the session. */
 static inline int sp_heap_age(uint64_t now, sp_entry entry) {
-    uint16_t since_first = (uint16_t)((uint16_t)now - (uint16_t)(now >> 16));
-    uint16_t age = (uint16_t)((uint16_t)now - sp_entry_born(entry));
-    return age <= since_first ? age : -1;
+    uint16_t age = (uint16_t)(now - sp_entry_born(entry));
+    return age <= (uint16_t)(now >> 16) ? age : -1;
 }
 
 /* --- the session ------------------------------------------------------------- */
@@ -150,21 +152,6 @@ uint64_t sp_heap_peak(uint32_t generation, uint32_t path,
 /* In a child after fork: all values are zero, nothing is in the map. */
 void sp_accounts_zero(struct sp_accounts *accounts);
 void sp_heap_restart_in_child(void);
-
-/* --- slow ways of charge.h ------------------------------------------------------- */
-
-/* Tell the path, and all, what the account and the thread hold now. */
-void sp_heap_publish(struct sp_thread *thread, struct sp_account *account);
-
-/* A block could not be entered in the map: it is allocated, and not live. */
-void sp_heap_lose(struct sp_account *account, uint64_t objects, uint64_t space);
-
-/* A thread without accounts of the running session frees a block. */
-void sp_heap_free_stray(uint64_t now, uint32_t path, uint64_t objects, uint64_t space);
-
-/* The next sample is due with this block. */
-void sp_heap_sample(struct sp_thread *thread, struct sp_account *account,
-                    const void *block, uint64_t size);
 
 /* What a sampled block of that size counts for, in fixed point. */
 void sp_heap_weigh(uint64_t size, uint64_t *objects, uint64_t *space);

@@ -109,8 +109,33 @@ static inline size_t sp_shadow_index(uintptr_t address) {
     return address >> 4 & (SP_SHADOW_ENTRIES - 1);
 }
 
-/* Enter a block, which the caller owns. False if it cannot be: no memory, or an
- * address past 48 bits. */
+/* Where the entry of a plain address is, or NULL if nothing was ever put near it. */
+static inline _Atomic sp_entry *sp_shadow_find(sp_leaf_slot *top, uintptr_t address) {
+    struct sp_leaf *leaf = sp_shadow_leaf(top, address);
+    if (leaf == NULL || !atomic_load_explicit(&leaf->touched[sp_shadow_page(address)],
+                                              memory_order_relaxed))
+        return NULL;
+    return &leaf->entry[sp_shadow_index(address)];
+}
+
+/* Enter a block, which the caller owns, if its place in the map is there already and
+ * the entry holds all; else false. */
+static inline bool sp_shadow_put_quick(const void *block, uint32_t owner, uint16_t born,
+                                       uint64_t size) {
+    uintptr_t address = (uintptr_t)block;
+    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
+    if (SP_UNLIKELY(top == NULL || !sp_shadow_is_plain(address) ||
+                    size >= SP_ENTRY_BESIDE))
+        return false;
+    _Atomic sp_entry *place = sp_shadow_find(top, address);
+    if (SP_UNLIKELY(place == NULL)) return false;
+    atomic_store_explicit(place, sp_entry_make(owner, born, (uint32_t)size),
+                          memory_order_relaxed);
+    return true;
+}
+
+/* The same in every case. False if it cannot be: no memory, or an address past 48
+ * bits. */
 static inline bool sp_shadow_put(const void *block, uint32_t owner, uint16_t born,
                                  uint64_t size) {
     uintptr_t address = (uintptr_t)block;
@@ -142,11 +167,8 @@ static inline sp_entry sp_shadow_take(const void *block, uint64_t *size) {
     if (SP_UNLIKELY(top == NULL)) return 0;
     if (SP_UNLIKELY(!sp_shadow_is_plain(address)))
         return sp_shadow_take_beside(address, size);
-    struct sp_leaf *leaf = sp_shadow_leaf(top, address);
-    if (leaf == NULL || !atomic_load_explicit(&leaf->touched[sp_shadow_page(address)],
-                                              memory_order_relaxed))
-        return 0;
-    _Atomic sp_entry *place = &leaf->entry[sp_shadow_index(address)];
+    _Atomic sp_entry *place = sp_shadow_find(top, address);
+    if (place == NULL) return 0;
     sp_entry entry = atomic_load_explicit(place, memory_order_relaxed);
     if (entry == 0) return 0;
     atomic_store_explicit(place, 0, memory_order_relaxed);

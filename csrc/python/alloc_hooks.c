@@ -20,7 +20,11 @@
 /* Written before the hooks are in place, never after. */
 static PyMemAllocatorEx wrapped[DOMAINS];
 
-/* The account to charge, taken away from the hooks below; NULL if there is none. */
+static inline bool is_charged(const struct sp_thread *thread) {
+    return thread != NULL && thread->alloc_account != NULL;
+}
+
+/* The account to charge, taken away from the hooks below. */
 static inline struct sp_account *take_account(struct sp_thread *thread) {
     struct sp_account *account = thread->alloc_account;
     thread->alloc_account = NULL;
@@ -31,12 +35,8 @@ static inline struct sp_account *take_account(struct sp_thread *thread) {
 static inline void *made(struct sp_thread *thread, struct sp_account *account,
                          void *block, size_t size) {
     thread->alloc_account = account;
-    if (SP_LIKELY(block != NULL)) sp_charge_allocated(thread, account, block, size);
-    return block;
-}
-
-static inline bool is_charged(const struct sp_thread *thread) {
-    return thread != NULL && thread->alloc_account != NULL;
+    if (SP_UNLIKELY(block == NULL)) return NULL;
+    return sp_charge_allocated(thread, account, block, size);
 }
 
 /* One block freed, one made: the old one leaves the map before another thread can get
@@ -58,27 +58,48 @@ static void *reallocate(const PyMemAllocatorEx *allocator, void *context, void *
     return block;
 }
 
-#define HOOKS(domain)                                                                 \
-    static void *malloc_##domain(void *context, size_t size) {                        \
-        struct sp_thread *thread = sp_thread_self;                                    \
-        if (!is_charged(thread)) return wrapped[domain].malloc(context, size);        \
-        struct sp_account *account = take_account(thread);                            \
-        void *block = wrapped[domain].malloc(context, size);                          \
-        return made(thread, account, block, size);                                    \
-    }                                                                                 \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {          \
-        struct sp_thread *thread = sp_thread_self;                                    \
-        if (!is_charged(thread)) return wrapped[domain].calloc(context, count, size); \
-        struct sp_account *account = take_account(thread);                            \
-        void *block = wrapped[domain].calloc(context, count, size);                   \
-        return made(thread, account, block, count * size);                            \
-    }                                                                                 \
-    static void *realloc_##domain(void *context, void *old, size_t size) {            \
-        return reallocate(&wrapped[domain], context, old, size);                      \
-    }                                                                                 \
-    static void free_##domain(void *context, void *block) {                           \
-        if (SP_LIKELY(block != NULL)) sp_charge_free(block);                          \
-        wrapped[domain].free(context, block);                                         \
+/* Functions of their own, so that the hooks save no registers where nothing is
+ * charged. */
+#define APART __attribute__((noinline))
+
+static APART void *malloc_charged(struct sp_thread *thread, size_t size,
+                                  const PyMemAllocatorEx *allocator) {
+    struct sp_account *account = take_account(thread);
+    return made(thread, account, allocator->malloc(allocator->ctx, size), size);
+}
+
+static APART void *calloc_charged(struct sp_thread *thread, size_t count, size_t size,
+                                  const PyMemAllocatorEx *allocator) {
+    struct sp_account *account = take_account(thread);
+    void *block = allocator->calloc(allocator->ctx, count, size);
+    return made(thread, account, block, count * size);
+}
+
+static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
+    sp_charge_free_slow(block);
+    allocator->free(allocator->ctx, block);
+}
+
+#define HOOKS(domain)                                                          \
+    static void *malloc_##domain(void *context, size_t size) {                 \
+        struct sp_thread *thread = sp_thread_self;                             \
+        if (!is_charged(thread)) return wrapped[domain].malloc(context, size); \
+        return malloc_charged(thread, size, &wrapped[domain]);                 \
+    }                                                                          \
+    static void *calloc_##domain(void *context, size_t count, size_t size) {   \
+        struct sp_thread *thread = sp_thread_self;                             \
+        if (!is_charged(thread))                                               \
+            return wrapped[domain].calloc(context, count, size);               \
+        return calloc_charged(thread, count, size, &wrapped[domain]);          \
+    }                                                                          \
+    static void *realloc_##domain(void *context, void *old, size_t size) {     \
+        return reallocate(&wrapped[domain], context, old, size);               \
+    }                                                                          \
+    static void free_##domain(void *context, void *block) {                    \
+        if (block != NULL && !sp_charge_free_quick(block))                     \
+            free_slow(block, &wrapped[domain]);                                \
+        else                                                                   \
+            wrapped[domain].free(context, block);                              \
     }
 
 HOOKS(0)

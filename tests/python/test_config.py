@@ -66,7 +66,7 @@ def test_it_is_a_value() -> None:
 
 def test_what_implies_what() -> None:
     everything = ProfileConfig(track_all=True)
-    assert everything.tracked == ("calls", "wall", "cpu", "alloc")
+    assert everything.tracked == ("calls", "wall", "cpu", "alloc", "heap")
     assert everything.track_heap
     assert ProfileConfig(track_heap=True).track_allocations
     assert ProfileConfig().tracked == ("calls",)

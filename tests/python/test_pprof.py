@@ -248,6 +248,7 @@ def test_rule_7_4_reporter_files(clock: ManualClock, tmp_path: Path) -> None:
         with spanprof.start(
             track_all=True,
             report_interval=0,
+            heap_snapshot_interval=0,
             record_labels=["user"],
             reporters=[PProfReporter(FileBackend(folder))],
         ) as session:
