@@ -146,6 +146,9 @@ def session_flush(timeout: float | None, /) -> bool:
 def session_snapshot() -> ProfileData | None: ...
 def session_is_running() -> bool: ...
 def stats() -> dict[str, int | str | bool]: ...
+def hooks_lost() -> bool:
+    """Whether somebody has taken our allocation hooks out since they were put in."""
+
 def set_manual_clock(wall_ns: int | None, cpu_ns: int | None, /) -> None:
     """Tests only: replace both clocks by the given readings, for every thread
     (``None, None``: back to the real ones). Refused while a session runs

@@ -21,6 +21,7 @@ _lock = _thread.allocate_lock()
 _counts = {
     "reporter_errors": 0,  # exceptions raised by reporters
     "reporter_timeouts": 0,  # stops that did not wait for a reporter any longer
+    "alloc_hooks_lost": 0,  # times that others had taken our allocation hooks out
     "profiles_written": 0,  # profiles handed to a backend, one kind each
     "write_retries": 0,  # tries at that after a first one had failed
     "write_failures": 0,  # profiles given up after the last try

@@ -64,6 +64,7 @@ class Session:
         from .delivery import Delivery
 
         self._delivery = delivery = Delivery(config, self._reporters)
+        self._warn_of_lost_hooks("puts them back")
         _core.session_start(
             track_wall=config.track_wall,
             track_cpu=config.track_cpu,
@@ -133,6 +134,7 @@ class Session:
                 _current = None
         if is_first:
             try:
+                self._warn_of_lost_hooks("has missed allocations since then")
                 stopped = _core.session_stop(limit)
                 if stopped is not None:
                     self._final = Profile(stopped[0])
@@ -142,6 +144,16 @@ class Session:
             _left_to_reporter = self
             return True
         return self._wait(limit, began, warn=is_first)
+
+    def _warn_of_lost_hooks(self, consequence: str) -> None:
+        if self._config.track_allocations and _core.hooks_lost():
+            counters.count("alloc_hooks_lost")
+            logger.warning(
+                "the hooks on Python's memory allocators have been taken out, as "
+                "tracemalloc.stop() does where tracemalloc was started first: the "
+                "session %s",
+                consequence,
+            )
 
     def _wait(self, limit: float | None, began: float, warn: bool) -> bool:
         def left() -> float | None:

@@ -17,7 +17,7 @@
 
 #define DOMAINS 3
 
-/* Written before the hooks are in place, never after. */
+/* Written while the hooks are not in place. */
 static PyMemAllocatorEx wrapped[DOMAINS];
 
 static inline bool is_charged(const struct sp_thread *thread) {
@@ -106,19 +106,51 @@ HOOKS(0)
 HOOKS(1)
 HOOKS(2)
 
-#define HOOKED(domain)                                                           \
-    {                                                                            \
-        wrapped[domain].ctx, malloc_##domain, calloc_##domain, realloc_##domain, \
-            free_##domain                                                        \
-    }
+#define HOOKS_OF(domain) \
+    {NULL, malloc_##domain, calloc_##domain, realloc_##domain, free_##domain}
+
+static const PyMemAllocatorDomain domains[DOMAINS] = {
+    PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+static bool installed;
+
+/* Whether a block made now passes our hooks of the domain. Whoever hooks after us
+ * calls us; whoever hooked before us and takes its hooks out takes out ours as well, as
+ * it puts back what it found. No look at the allocator tells these apart, so one block
+ * is made, on a thread state that only counts. */
+static bool is_hooked(int domain) {
+    static void *(*const makers[DOMAINS])(size_t) = {PyMem_RawMalloc, PyMem_Malloc,
+                                                     PyObject_Malloc};
+    static void (*const freers[DOMAINS])(void *) = {PyMem_RawFree, PyMem_Free,
+                                                    PyObject_Free};
+    struct sp_account account = {0};
+    struct sp_thread *thread = sp_thread_self, *probe = calloc(1, sizeof *probe);
+    if (probe == NULL) return true; /* nobody is to be told of a fault that may not be */
+    probe->alloc_account = &account;
+    probe->cells.accounts.mode = SP_ALLOC_COUNT;
+    probe->cells.accounts.exact_generation = SP_NO_GENERATION;
+    sp_thread_self = probe;
+    void *block = makers[domain](1);
+    sp_thread_self = thread;
+    freers[domain](block);
+    free(probe);
+    return block == NULL || sp_load(&account.objects) > 0;
+}
+
+bool alloc_hooks_lost(void) {
+    for (int i = 0; installed && i < DOMAINS; i++)
+        if (!is_hooked(i)) return true;
+    return false;
+}
 
 void alloc_hooks_install(void) {
-    static bool installed;
-    if (installed) return;
+    const PyMemAllocatorEx hooks[DOMAINS] = {HOOKS_OF(0), HOOKS_OF(1), HOOKS_OF(2)};
+    for (int i = 0; i < DOMAINS; i++) {
+        /* Nobody calls hooks that were taken out, so what they wrap may change. */
+        if (installed && is_hooked(i)) continue;
+        PyMem_GetAllocator(domains[i], &wrapped[i]);
+        PyMemAllocatorEx hook = hooks[i];
+        hook.ctx = wrapped[i].ctx;
+        PyMem_SetAllocator(domains[i], &hook);
+    }
     installed = true;
-    static const PyMemAllocatorDomain domains[DOMAINS] = {
-        PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
-    for (int i = 0; i < DOMAINS; i++) PyMem_GetAllocator(domains[i], &wrapped[i]);
-    PyMemAllocatorEx hooks[DOMAINS] = {HOOKED(0), HOOKED(1), HOOKED(2)};
-    for (int i = 0; i < DOMAINS; i++) PyMem_SetAllocator(domains[i], &hooks[i]);
 }

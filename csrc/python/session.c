@@ -199,6 +199,11 @@ static PyObject *stats(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     return dict;
 }
 
+static PyObject *hooks_lost(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    (void)module;
+    return PyBool_FromLong(alloc_hooks_lost());
+}
+
 /* --- test seam: both clocks set by hand
  * ------------------------------------------------ */
 
@@ -251,6 +256,7 @@ static PyMethodDef session_functions[] = {
     {"session_snapshot", session_snapshot, METH_NOARGS, NULL},
     {"session_is_running", session_is_running, METH_NOARGS, NULL},
     {"stats", stats, METH_NOARGS, NULL},
+    {"hooks_lost", hooks_lost, METH_NOARGS, NULL},
     {"set_manual_clock", set_manual_clock, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
