@@ -1,6 +1,7 @@
 #include "ages.h"
 
 #include "heap.h"
+#include "heap_span.h"
 
 #include <string.h>
 #include <time.h>
@@ -41,7 +42,7 @@ const struct sp_ages *sp_ages_of(uint32_t path) {
 static void add_block(void *context, sp_entry entry, uint64_t size) {
     uint64_t now = *(const uint64_t *)context;
     int age = sp_heap_age(now, entry);
-    uint32_t path = sp_entry_owner(entry);
+    uint32_t path = sp_owner_path(sp_entry_owner(entry));
     if (age < 0 || path >= record_count) return; /* younger than this reading */
     uint64_t objects = 1;
     if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);

@@ -53,7 +53,8 @@ static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
 static inline void *sp_charge_allocated(struct sp_thread *thread,
                                         struct sp_account *account, void *block,
                                         size_t size) {
-    if (SP_LIKELY(sp_charge_allocated_quick(thread, account, block, size))) return block;
+    if (SP_LIKELY(sp_charge_allocated_quick(thread, account, block, size)))
+        return block;
     return sp_charge_allocated_slow(thread, account, block, size);
 }
 
@@ -91,12 +92,11 @@ static inline bool sp_charge_free_quick(const void *block) {
     uint32_t size = sp_entry_size(entry);
     if (SP_UNLIKELY(thread == NULL || size == SP_ENTRY_BESIDE)) return false;
     struct sp_account *account = thread->alloc_account;
-    if (SP_UNLIKELY(account == NULL ||
-                    thread->cells.accounts.exact_generation != now >> 32 ||
-                    account->path != sp_entry_owner(entry) ||
-                    sp_load(&account->freed_space) + size >=
-                        account->publish_freed_at ||
-                    sp_heap_age(now, entry) < 0))
+    if (SP_UNLIKELY(
+            account == NULL || thread->cells.accounts.exact_generation != now >> 32 ||
+            account->path != sp_entry_owner(entry) ||
+            sp_load(&account->freed_space) + size >= account->publish_freed_at ||
+            sp_heap_age(now, entry) < 0))
         return false;
     atomic_store_explicit(place, 0, memory_order_relaxed);
     sp_account_subtract(thread, account, 1, size);

@@ -2,6 +2,7 @@
 
 #include "callsite.h"
 #include "collector.h"
+#include "heap_span.h"
 #include "shadow.h"
 #include "span.h"
 
@@ -13,11 +14,13 @@ static void before(void) {
     sp_threads_lock();
     sp_paths_lock();
     sp_callsite_lock();
+    sp_heap_spans_lock();
     sp_shadow_lock();
 }
 
 static void after_in_parent(void) {
     sp_shadow_unlock();
+    sp_heap_spans_unlock();
     sp_callsite_unlock();
     sp_paths_unlock();
     sp_threads_unlock();
@@ -27,6 +30,7 @@ static void after_in_parent(void) {
 
 static void after_in_child(void) {
     sp_shadow_relock_in_child();
+    sp_heap_spans_relock_in_child();
     sp_callsite_relock_in_child();
     sp_paths_relock_in_child();
     sp_threads_relock_in_child();

@@ -2,6 +2,8 @@
 
 #include "charge.h"
 #include "clock.h"
+#include "heap_span.h"
+#include "span.h"
 #include "stats.h"
 #include "thread.h"
 
@@ -22,6 +24,11 @@ sp_counter sp_heap_sample_bytes;
 /* Grows under the lock of the paths; values are zeroed when a session begins. */
 static struct sp_slab heap_paths;
 static _Atomic uint32_t heap_path_count;
+
+static _Atomic bool by_span; /* of the running session */
+static bool is_by_span(void) {
+    return atomic_load_explicit(&by_span, memory_order_relaxed);
+}
 
 static uint32_t path_count(void) {
     return atomic_load_explicit(&heap_path_count, memory_order_acquire);
@@ -58,13 +65,14 @@ static uint64_t now_of(uint32_t generation, uint64_t passed, uint16_t tick) {
 
 static uint16_t last_tick; /* of the session before; under the collector's lock */
 
-void sp_heap_begin(uint32_t generation, uint64_t sample_bytes) {
+void sp_heap_begin(uint32_t generation, uint64_t sample_bytes, bool owned_by_spans) {
     sp_shadow_setup();
     sp_shadow_wipe();
     /* No two sessions share a tick: what a thread that has not noticed the end of the
      * last one enters now is older than this one. */
     last_tick++;
     sp_store(&sp_heap_sample_bytes, sample_bytes);
+    atomic_store_explicit(&by_span, owned_by_spans, memory_order_relaxed);
     sp_store(&sp_heap_next_tick, sp_clock_wall() + TICK);
     sp_store(&sp_heap_now, now_of(generation, 0, last_tick));
     sp_heap_reserve_path(SP_PATH_ROOT);
@@ -152,7 +160,8 @@ void sp_accounts_reset(struct sp_accounts *accounts, enum sp_alloc_mode mode,
     atomic_store_explicit(&accounts->count, 0, memory_order_release);
     accounts->mode = mode;
     accounts->generation = mode >= SP_ALLOC_EXACT ? generation : 0;
-    accounts->exact_generation = mode == SP_ALLOC_EXACT ? generation : SP_NO_GENERATION;
+    bool is_quick = mode == SP_ALLOC_EXACT && !is_by_span();
+    accounts->exact_generation = is_quick ? generation : SP_NO_GENERATION;
 }
 
 SP_COLD struct sp_account *sp_account_slow(struct sp_accounts *accounts,
@@ -301,10 +310,15 @@ SP_COLD void *sp_charge_allocated_slow(struct sp_thread *thread,
         thread->heap.sample_in = draw(&thread->heap);
         sp_heap_weigh(size, &objects, &space);
     }
-    if (sp_shadow_put(block, account->path, (uint16_t)now, size))
+    uint32_t owner = account->path;
+    if (is_by_span() && thread->top != NULL && thread->top->path == owner)
+        owner = sp_heap_span_owner(sp_heap_generation(now), thread->top, owner);
+    if (sp_shadow_put(block, owner, (uint16_t)now, size)) {
         add(thread, account, objects, space);
-    else
+        sp_heap_span_add(owner, objects, space);
+    } else {
         lose(account, objects, space);
+    }
     return block;
 }
 
@@ -324,9 +338,10 @@ static struct sp_account *account_of(struct sp_accounts *accounts, uint32_t path
 void sp_charge_freed(struct sp_thread *thread, uint64_t now, sp_entry entry,
                      uint64_t size) {
     if (sp_heap_age(now, entry) < 0) return; /* of an earlier session */
-    uint32_t path = sp_entry_owner(entry);
+    uint32_t owner = sp_entry_owner(entry), path = sp_owner_path(owner);
     uint64_t objects = 1;
     if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);
+    sp_heap_span_subtract(sp_heap_generation(now), owner, objects, size);
     struct sp_account *account = NULL;
     if (thread != NULL && thread->cells.accounts.generation == sp_heap_generation(now))
         account = account_of(&thread->cells.accounts, path);

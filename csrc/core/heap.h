@@ -43,8 +43,10 @@ struct sp_accounts {
     struct sp_slab counts, accounts; /* of a session that counts; of others */
     _Atomic uint32_t count;          /* paths below may have an account */
     enum sp_alloc_mode mode;
-    uint32_t generation;       /* of a session that tracks the heap; else 0 */
-    uint64_t exact_generation; /* the same if it tracks every block; else none's */
+    uint32_t generation; /* of a session that tracks the heap; else 0 */
+    /* The same if the quick ways of charge.h do: every block is tracked, and belongs
+     * to a path. Else no session's. */
+    uint64_t exact_generation;
 };
 
 /* What a thread knows about all its blocks. Written by the owning thread. */
@@ -91,8 +93,9 @@ static inline int sp_heap_age(uint64_t now, sp_entry entry) {
 
 /* `sample_bytes` 0: exact; else the mean distance of samples. Callers serialise begin
  * and end. If the system has no address space for the map, every block of the session
- * is untracked, and counted so. */
-void sp_heap_begin(uint32_t generation, uint64_t sample_bytes);
+ * is untracked, and counted so. With `by_span`, blocks belong to spans, see
+ * heap_span.h. */
+void sp_heap_begin(uint32_t generation, uint64_t sample_bytes, bool by_span);
 void sp_heap_end(void);
 
 extern sp_counter sp_heap_sample_bytes;

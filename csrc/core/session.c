@@ -4,6 +4,7 @@
 #include "calltree.h"
 #include "clock.h"
 #include "heap.h"
+#include "heap_span.h"
 #include "stats.h"
 
 #include <time.h>
@@ -32,7 +33,10 @@ int sp_session_begin(const struct sp_session_config *config) {
     sp_labels_begin();
     if (++last_generation == 0) last_generation = 1;
     /* Before there are paths, for each of which it makes room. */
-    if (config->track_heap) sp_heap_begin(last_generation, config->heap_sample_bytes);
+    if (config->track_heap) {
+        sp_heap_spans_begin(last_generation, config->max_closed_heap_spans);
+        sp_heap_begin(last_generation, config->heap_sample_bytes, config->heap_by_span);
+    }
     sp_paths_reset(config->max_nodes);
     sp_session_started_unix = sp_unix_now();
     sp_session_started_wall = sp_clock_wall();

@@ -15,6 +15,8 @@ struct sp_session_config {
     uint32_t max_label_values;
     uint64_t heap_sample_bytes; /* 0: every block */
     uint64_t heap_interval;     /* ns between heap snapshots; 0: at every report */
+    bool heap_by_span; /* keep what single spans have in use, see heap_span.h */
+    uint32_t max_closed_heap_spans;
 };
 
 /* The running session's generation, 0 while none runs. The one word that a span

@@ -1,6 +1,7 @@
 #include "span.h"
 
 #include "callsite.h"
+#include "heap_span.h"
 #include "stats.h"
 
 #include <pthread.h>
@@ -125,13 +126,14 @@ static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key
     span->key = key;
     span->path = cell->path;
     span->generation = generation_of(thread);
+    span->heap_owner = 0;
     sp_add(&cell->value[SP_VALUE_CALLS], 1);
 }
 
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
     struct sp_cell *cell = sp_cell_child(&thread->cells, current_cell(thread), key);
     create(thread, span, key, cell);
-    span->opened = false;
+    span->opened = span->slow_exit = false;
     push(thread, span, cell);
 }
 
@@ -151,7 +153,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
         return;
     }
     create(thread, span, key, cell);
-    span->opened = false;
+    span->opened = span->slow_exit = false;
     span->below = thread->top;
     span->outer = outer;
     span->cell = cell;
@@ -174,7 +176,7 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
                          const struct sp_span *parent) {
     struct sp_cell *cell = cell_under(thread, key, parent);
     create(thread, span, key, cell);
-    span->opened = false;
+    span->opened = span->slow_exit = false;
     push(thread, span, cell);
 }
 
@@ -254,7 +256,7 @@ static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *
 }
 
 bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
-    if (SP_UNLIKELY(span->opened || !boundary_if_quick(thread, span->outer)))
+    if (SP_UNLIKELY(span->slow_exit || !boundary_if_quick(thread, span->outer)))
         return false;
     thread->top = span->below;
     set_alloc_account(thread, span->outer);
@@ -320,7 +322,7 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
         parent != NULL ? cell_under(thread, key, parent)
                        : sp_cell_child(&thread->cells, current_cell(thread), key);
     create(thread, span, key, cell);
-    span->opened = true;
+    span->opened = span->slow_exit = true;
     pthread_mutex_lock(&open_lock);
     span->idle_since = sp_clock_wall();
     set_state(span, SP_SPAN_OPEN);
@@ -347,6 +349,7 @@ static void settle_after_exit(struct sp_span *span) {
     atomic_store_explicit(&span->exit_requested, false, memory_order_relaxed);
     if (!span->opened) {
         set_state(span, SP_SPAN_NONE);
+        if (span->heap_owner != 0) sp_heap_span_closed(span);
         return;
     }
     pthread_mutex_lock(&open_lock);
@@ -367,6 +370,7 @@ void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
     set_state(span, SP_SPAN_NONE);
     span->opened = false;
     pthread_mutex_unlock(&open_lock);
+    if (span->heap_owner != 0) sp_heap_span_closed(span);
 }
 
 void sp_span_each_idle(uint32_t generation, uint64_t wall,

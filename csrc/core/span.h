@@ -35,6 +35,8 @@ struct sp_span {
     _Atomic unsigned char state; /* enum sp_span_state */
     _Atomic bool exit_requested; /* by another thread than the running one */
     bool opened;                 /* explicitly: stays open after an exit */
+    bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
+    uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 

@@ -80,26 +80,25 @@ static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
     allocator->free(allocator->ctx, block);
 }
 
-#define HOOKS(domain)                                                          \
-    static void *malloc_##domain(void *context, size_t size) {                 \
-        struct sp_thread *thread = sp_thread_self;                             \
-        if (!is_charged(thread)) return wrapped[domain].malloc(context, size); \
-        return malloc_charged(thread, size, &wrapped[domain]);                 \
-    }                                                                          \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {   \
-        struct sp_thread *thread = sp_thread_self;                             \
-        if (!is_charged(thread))                                               \
-            return wrapped[domain].calloc(context, count, size);               \
-        return calloc_charged(thread, count, size, &wrapped[domain]);          \
-    }                                                                          \
-    static void *realloc_##domain(void *context, void *old, size_t size) {     \
-        return reallocate(&wrapped[domain], context, old, size);               \
-    }                                                                          \
-    static void free_##domain(void *context, void *block) {                    \
-        if (block != NULL && !sp_charge_free_quick(block))                     \
-            free_slow(block, &wrapped[domain]);                                \
-        else                                                                   \
-            wrapped[domain].free(context, block);                              \
+#define HOOKS(domain)                                                                 \
+    static void *malloc_##domain(void *context, size_t size) {                        \
+        struct sp_thread *thread = sp_thread_self;                                    \
+        if (!is_charged(thread)) return wrapped[domain].malloc(context, size);        \
+        return malloc_charged(thread, size, &wrapped[domain]);                        \
+    }                                                                                 \
+    static void *calloc_##domain(void *context, size_t count, size_t size) {          \
+        struct sp_thread *thread = sp_thread_self;                                    \
+        if (!is_charged(thread)) return wrapped[domain].calloc(context, count, size); \
+        return calloc_charged(thread, count, size, &wrapped[domain]);                 \
+    }                                                                                 \
+    static void *realloc_##domain(void *context, void *old, size_t size) {            \
+        return reallocate(&wrapped[domain], context, old, size);                      \
+    }                                                                                 \
+    static void free_##domain(void *context, void *block) {                           \
+        if (block != NULL && !sp_charge_free_quick(block))                            \
+            free_slow(block, &wrapped[domain]);                                       \
+        else                                                                          \
+            wrapped[domain].free(context, block);                                     \
     }
 
 HOOKS(0)
@@ -107,7 +106,7 @@ HOOKS(1)
 HOOKS(2)
 
 #define HOOKS_OF(domain) \
-    {NULL, malloc_##domain, calloc_##domain, realloc_##domain, free_##domain}
+    { NULL, malloc_##domain, calloc_##domain, realloc_##domain, free_##domain }
 
 static const PyMemAllocatorDomain domains[DOMAINS] = {
     PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
@@ -124,7 +123,8 @@ static bool is_hooked(int domain) {
                                                     PyObject_Free};
     struct sp_account account = {0};
     struct sp_thread *thread = sp_thread_self, *probe = calloc(1, sizeof *probe);
-    if (probe == NULL) return true; /* nobody is to be told of a fault that may not be */
+    if (probe == NULL)
+        return true; /* nobody is to be told of a fault that may not be */
     probe->alloc_account = &account;
     probe->cells.accounts.mode = SP_ALLOC_COUNT;
     probe->cells.accounts.exact_generation = SP_NO_GENERATION;
