@@ -12,7 +12,11 @@ const uint32_t sp_age_limits[SP_AGE_CLASSES] = {0, 1, 10, 60, 600, 3600};
  * is an hour old leaks, if it does, slowly. */
 #define WINDOWS_PER_LIMIT 4
 
-#define SHARE 50 /* of the time that may go into walks: one in so many */
+static uint64_t limit = 50; /* see sp_ages_limit */
+
+void sp_ages_limit(uint64_t parts) {
+    limit = parts;
+}
 
 struct record {
     struct sp_ages ages;
@@ -89,7 +93,7 @@ bool sp_ages_take(uint32_t count, uint64_t wall, bool is_report) {
         memset(record_of(record_count), 0, sizeof(struct record));
     }
     uint64_t began = monotonic_now();
-    if (walked_at == 0 || began - walked_at >= SHARE * walk_nanos) {
+    if (walked_at == 0 || began - walked_at >= limit * walk_nanos) {
         walk();
         walked_at = monotonic_now();
         walk_nanos = walked_at - began;

@@ -15,6 +15,9 @@ void sp_ages_reset(void);
  * of memory. */
 bool sp_ages_take(uint32_t count, uint64_t wall, bool is_report);
 
+/* One in so many parts of the time may go into walks; 0: no limit, for tests. */
+void sp_ages_limit(uint64_t parts);
+
 /* Of a path below the last count. */
 const struct sp_ages *sp_ages_of(uint32_t path);
 

@@ -107,4 +107,43 @@ static inline void sp_charge_free(const void *block) {
     if (SP_UNLIKELY(!sp_charge_free_quick(block))) sp_charge_free_slow(block);
 }
 
+/* A realloc in two steps around the call: one block freed, one made. The old block
+ * leaves the map before another thread can get its address, and comes back if the call
+ * fails. Between the two the thread's account is taken away, so that the call itself
+ * charges nothing. */
+struct sp_moving {
+    struct sp_thread *thread;
+    struct sp_account *account; /* NULL: nobody is charged for the new block */
+    uint64_t now, old_size;
+    sp_entry entry; /* 0: the old block is not in the map */
+};
+
+/* `old` may be NULL. */
+static inline void sp_charge_move(struct sp_moving *moving, const void *old) {
+    struct sp_thread *thread = sp_thread_self;
+    moving->thread = thread;
+    moving->now = sp_load(&sp_heap_now);
+    moving->old_size = 0;
+    moving->entry = old != NULL && moving->now != 0
+                        ? sp_shadow_take(old, &moving->old_size)
+                        : 0;
+    moving->account = sp_thread_pause(thread);
+}
+
+/* `block` is what the call returned for `size` bytes, NULL if it failed. Returns it. */
+static inline void *sp_charge_moved(const struct sp_moving *moving, const void *old,
+                                    void *block, size_t size) {
+    struct sp_thread *thread = moving->thread;
+    sp_entry entry = moving->entry;
+    if (moving->account != NULL) thread->alloc_account = moving->account;
+    if (SP_UNLIKELY(block == NULL)) {
+        if (entry != 0)
+            sp_charge_restore(thread, moving->now, old, entry, moving->old_size);
+        return NULL;
+    }
+    if (entry != 0) sp_charge_freed(thread, moving->now, entry, moving->old_size);
+    if (moving->account == NULL) return block;
+    return sp_charge_allocated(thread, moving->account, block, size);
+}
+
 #endif

@@ -274,7 +274,9 @@ static int64_t draw(struct sp_thread_heap *heap) {
     heap->randomness += 0x9e3779b97f4a7c15u; /* splitmix64 */
     if (heap->randomness == 0) heap->randomness = 1;
     double uniform = (double)((sp_mix(heap->randomness) >> 11) + 1) * 0x1p-53;
-    return (int64_t)(-log(uniform) * (double)sp_load(&sp_heap_sample_bytes));
+    /* The number of the byte that is one: counted from 1, or a block would have the
+     * chance of one that is a byte longer. */
+    return (int64_t)(-log(uniform) * (double)sp_load(&sp_heap_sample_bytes)) + 1;
 }
 
 void sp_heap_weigh(uint64_t size, uint64_t *objects, uint64_t *space) {
@@ -289,6 +291,7 @@ void sp_thread_heap_reset(struct sp_thread_heap *heap) {
     sp_store(&heap->live, 0);
     sp_store(&heap->peak, 0);
     heap->published = 0;
+    heap->randomness = 0;
     heap->sample_in = sp_heap_is_sampled() ? draw(heap) : 0;
 }
 

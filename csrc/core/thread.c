@@ -205,7 +205,6 @@ void sp_threads_relock_in_child(void) {
         /* The parent reports what these threads did, and no other will. */
         t->top = NULL;
         t->alloc_account = NULL;
-        t->heap.randomness = 0;
         atomic_store_explicit(&t->data_generation, 0, memory_order_relaxed);
         release_locked(t);
     }
@@ -217,8 +216,7 @@ void sp_threads_relock_in_child(void) {
     if (cell == NULL) return;
     zero_values(self);
     settle(self);
-    self->heap.randomness = 0; /* not the parent's samples once more */
-    sp_thread_heap_reset(&self->heap);
+    sp_thread_heap_reset(&self->heap); /* not the parent's samples once more */
     atomic_store_explicit(&self->cell, cell, memory_order_relaxed);
     self->alloc_account = alloc_account;
 }

@@ -39,23 +39,12 @@ static inline void *made(struct sp_thread *thread, struct sp_account *account,
     return sp_charge_allocated(thread, account, block, size);
 }
 
-/* One block freed, one made: the old one leaves the map before another thread can get
- * its address, and comes back if the call fails. */
 static void *reallocate(const PyMemAllocatorEx *allocator, void *context, void *old,
                         size_t size) {
-    struct sp_thread *thread = sp_thread_self;
-    uint64_t now = sp_load(&sp_heap_now), old_size = 0;
-    sp_entry entry = old != NULL && now != 0 ? sp_shadow_take(old, &old_size) : 0;
-    struct sp_account *account = is_charged(thread) ? take_account(thread) : NULL;
+    struct sp_moving moving;
+    sp_charge_move(&moving, old);
     void *block = allocator->realloc(context, old, size);
-    if (account != NULL) thread->alloc_account = account;
-    if (SP_UNLIKELY(block == NULL)) {
-        if (entry != 0) sp_charge_restore(thread, now, old, entry, old_size);
-        return NULL;
-    }
-    if (entry != 0) sp_charge_freed(thread, now, entry, old_size);
-    if (account != NULL) sp_charge_allocated(thread, account, block, size);
-    return block;
+    return sp_charge_moved(&moving, old, block, size);
 }
 
 /* Functions of their own, so that the hooks save no registers where nothing is

@@ -80,6 +80,19 @@ class Profile:
         return int(self.pointer.duration)
 
     @property
+    def heap_peak(self) -> int:
+        return int(self.pointer.heap_peak)
+
+    def ages(self) -> dict[Stack, list[int]]:
+        """Bytes in use by class of age, of stacks that have any."""
+        ages = self.pointer.ages
+        return {
+            stack: list(ages[n].space)
+            for n, (stack, _) in enumerate(self.stacks())
+            if any(ages[n].space)
+        }
+
+    @property
     def start_unix(self) -> int:
         return int(self.pointer.start_unix)
 
@@ -155,6 +168,10 @@ class Span:
         return int(self.core.lib.spt_span_state(self.pointer))
 
     @property
+    def path(self) -> int:
+        return int(self.core.lib.spt_span_path(self.pointer))
+
+    @property
     def id(self) -> int:
         return int(self.core.lib.spt_span_id(self.pointer))
 
@@ -228,6 +245,14 @@ class Thread:
     def close(self, span: Span) -> None:
         self.core.lib.sp_span_close(self.ready(), span.pointer)
 
+    def make(self, address: int, size: int) -> None:
+        """Allocate a block for the running span."""
+        self.core.lib.spt_block_make(self.pointer, address, size)
+
+    def move(self, old: int, made: int, size: int) -> None:
+        """realloc, of 0 (no block) or to 0 (it fails)."""
+        self.core.lib.spt_block_move(self.pointer, old, made, size)
+
     def allocate(self, count: int, size: int) -> None:
         self.core.lib.spt_thread_allocate(self.pointer, count, size)
 
@@ -269,6 +294,35 @@ class Core:
         return int(
             self.lib.spt_start(wall, cpu, allocations, max_nodes, max_label_values)
         )
+
+    def start_heap(
+        self,
+        max_nodes: int = 100_000,
+        sample_bytes: int = 0,
+        by_span: bool = False,
+        max_closed: int = 1000,
+    ) -> None:
+        status = self.lib.spt_start_heap(max_nodes, sample_bytes, by_span, max_closed)
+        assert status == STARTED
+
+    def free(self, address: int, thread: Thread | None = None) -> None:
+        """A thread, or one that the core does not know, frees a block."""
+        state = self.ffi.NULL if thread is None else thread.pointer
+        self.lib.spt_block_free(state, address)
+
+    def in_map(self, path: int) -> tuple[int, int]:
+        """Blocks and bytes of a path that are in the shadow map."""
+        walk = self.ffi.new("struct spt_walk *")
+        self.lib.spt_heap_walk(path, walk)
+        return int(walk.objects), int(walk.space)
+
+    def owners(self) -> dict[int, tuple[int, int, bool]]:
+        """Spans with a record: blocks, bytes, whether they are destroyed; by id."""
+        owners = self.ffi.new("struct spt_owners *")
+        self.lib.spt_heap_spans(owners)
+        views = [owners.view[n] for n in range(owners.count)]
+        assert len({view.id for view in views}) == len(views)
+        return {view.id: (view.objects, view.space, view.closed) for view in views}
 
     def stop(self) -> Profile | None:
         final = self.ffi.new("struct sp_profile **")

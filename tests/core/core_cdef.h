@@ -137,6 +137,38 @@ struct sp_thread *spt_thread_mine(void);
 void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes);
 uint32_t spt_thread_cells(const struct sp_thread *thread);
 
+int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
+                   uint32_t max_closed);
+void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size);
+void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t step,
+                         uint64_t count, uint64_t size);
+void spt_block_free(struct sp_thread *thread, uint64_t address);
+void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
+                    uint64_t size);
+struct spt_walk {
+    uint64_t now;
+    uint64_t objects, space;
+    uint32_t path;
+};
+void spt_heap_walk(uint32_t path, struct spt_walk *walk);
+uint64_t spt_heap_now(void);
+struct sp_heap_span_view {
+    uint64_t id;
+    uint32_t path;
+    uint64_t objects, space;
+    bool closed;
+};
+struct spt_owners {
+    uint32_t count;
+    struct sp_heap_span_view view[4096];
+};
+void spt_heap_spans(struct spt_owners *owners);
+void sp_shadow_refuse(bool refuse);
+uint64_t sp_shadow_mapped(void);
+uint64_t sp_shadow_resident(void);
+void sp_heap_seed(uint64_t seed);
+void sp_heap_tick_slow(uint64_t wall);
+
 struct sp_span *spt_span_new(void);
 void spt_span_free(struct sp_span *span);
 int spt_span_state(const struct sp_span *span);

@@ -1,8 +1,11 @@
 /* Test support, compiled into the library that the tests load: an injected clock
  * that is an array, simulated threads, spans on the heap (where a sanitizer sees
  * them), and a host for the collector. Nothing here decides anything. */
+#include "../../csrc/core/ages.h"
 #include "../../csrc/core/callsite.h"
+#include "../../csrc/core/charge.h"
 #include "../../csrc/core/collector.h"
+#include "../../csrc/core/heap_span.h"
 #include "../../csrc/core/pprof.h"
 #include "../../csrc/core/span.h"
 #include "../../csrc/core/stats.h"
@@ -137,7 +140,95 @@ struct sp_thread *spt_thread_mine(void) {
     return sp_thread_current();
 }
 
-/* As the allocation hooks do it. */
+/* --- memory ------------------------------------------------------------------ */
+
+int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
+                   uint32_t max_closed) {
+    struct sp_session_config wanted = {.track_allocations = true,
+                                       .track_heap = true,
+                                       .max_nodes = max_nodes,
+                                       .max_label_values = 1000,
+                                       .heap_sample_bytes = sample_bytes,
+                                       .heap_by_span = by_span,
+                                       .max_closed_heap_spans = max_closed};
+    sp_ages_limit(0);
+    return (int)sp_start(&wanted, NULL);
+}
+
+/* Blocks are addresses that nobody looks behind. These do as the allocation hooks do,
+ * on the thread given; NULL is one that has no state. */
+void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size) {
+    if (thread == NULL || thread->alloc_account == NULL) return;
+    sp_charge_allocated(thread, thread->alloc_account, (void *)address, size);
+}
+
+/* `count` of them, `step` apart: a loop over the ABI takes its time. */
+void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t step,
+                         uint64_t count, uint64_t size) {
+    for (uint64_t n = 0; n < count; n++)
+        spt_block_make(thread, address + n * step, size);
+}
+
+void spt_block_free(struct sp_thread *thread, uint64_t address) {
+    struct sp_thread *mine = sp_thread_self;
+    sp_thread_self = thread;
+    sp_charge_free((void *)address);
+    sp_thread_self = mine;
+}
+
+/* `made` 0: the call fails. */
+void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
+                    uint64_t size) {
+    struct sp_thread *mine = sp_thread_self;
+    sp_thread_self = thread;
+    struct sp_moving moving;
+    sp_charge_move(&moving, (void *)old);
+    sp_charge_moved(&moving, (void *)old, (void *)made, size);
+    sp_thread_self = mine;
+}
+
+struct spt_walk {
+    uint64_t now;
+    uint64_t objects, space;
+    uint32_t path;
+};
+
+static void add_if_of_path(void *context, sp_entry entry, uint64_t size) {
+    struct spt_walk *walk = context;
+    if (sp_heap_age(walk->now, entry) < 0 ||
+        sp_owner_path(sp_entry_owner(entry)) != walk->path)
+        return;
+    walk->objects++;
+    walk->space += size;
+}
+
+/* What the shadow map says that a path has in use. */
+void spt_heap_walk(uint32_t path, struct spt_walk *walk) {
+    *walk = (struct spt_walk){sp_load(&sp_heap_now), 0, 0, path};
+    sp_shadow_walk(add_if_of_path, walk);
+}
+
+uint64_t spt_heap_now(void) {
+    return sp_load(&sp_heap_now);
+}
+
+struct spt_owners {
+    uint32_t count;
+    struct sp_heap_span_view view[4096];
+};
+
+static void add_owner(void *context, const struct sp_heap_span_view *view) {
+    struct spt_owners *owners = context;
+    if (owners->count == sizeof owners->view / sizeof owners->view[0]) abort();
+    owners->view[owners->count++] = *view;
+}
+
+void spt_heap_spans(struct spt_owners *owners) {
+    owners->count = 0;
+    sp_heap_spans_each(add_owner, owners);
+}
+
+/* As the allocation hooks do it where nothing but counts is wanted. */
 void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes) {
     if (thread->alloc_account == NULL) return;
     sp_add(&thread->alloc_account->objects, count);
