@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("span_cost", "clock_accuracy", "startup", "memory", "snapshot")
+BENCHMARKS = (
+    "span_cost",
+    "clock_accuracy",
+    "startup",
+    "memory",
+    "snapshot",
+    "heap_cost",
+    "heap_memory",
+)
 
 
 def run(name: str) -> tuple[list[str], bool]:
