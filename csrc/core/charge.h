@@ -124,9 +124,8 @@ static inline void sp_charge_move(struct sp_moving *moving, const void *old) {
     moving->thread = thread;
     moving->now = sp_load(&sp_heap_now);
     moving->old_size = 0;
-    moving->entry = old != NULL && moving->now != 0
-                        ? sp_shadow_take(old, &moving->old_size)
-                        : 0;
+    moving->entry =
+        old != NULL && moving->now != 0 ? sp_shadow_take(old, &moving->old_size) : 0;
     moving->account = sp_thread_pause(thread);
 }
 

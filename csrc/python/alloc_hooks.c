@@ -11,41 +11,13 @@
  * call, so that each block counts once. */
 #include "alloc_hooks.h"
 
+#include "charged.h"
 #include "compat.h"
-
-#include "../core/charge.h"
 
 #define DOMAINS 3
 
 /* Written while the hooks are not in place. */
 static PyMemAllocatorEx wrapped[DOMAINS];
-
-static inline bool is_charged(const struct sp_thread *thread) {
-    return thread != NULL && thread->alloc_account != NULL;
-}
-
-/* The account to charge, taken away from the hooks below. */
-static inline struct sp_account *take_account(struct sp_thread *thread) {
-    struct sp_account *account = thread->alloc_account;
-    thread->alloc_account = NULL;
-    return account;
-}
-
-/* A failed call is no allocation. */
-static inline void *made(struct sp_thread *thread, struct sp_account *account,
-                         void *block, size_t size) {
-    thread->alloc_account = account;
-    if (SP_UNLIKELY(block == NULL)) return NULL;
-    return sp_charge_allocated(thread, account, block, size);
-}
-
-static void *reallocate(const PyMemAllocatorEx *allocator, void *context, void *old,
-                        size_t size) {
-    struct sp_moving moving;
-    sp_charge_move(&moving, old);
-    void *block = allocator->realloc(context, old, size);
-    return sp_charge_moved(&moving, old, block, size);
-}
 
 /* Functions of their own, so that the hooks save no registers where nothing is
  * charged. */
@@ -53,15 +25,17 @@ static void *reallocate(const PyMemAllocatorEx *allocator, void *context, void *
 
 static APART void *malloc_charged(struct sp_thread *thread, size_t size,
                                   const PyMemAllocatorEx *allocator) {
-    struct sp_account *account = take_account(thread);
-    return made(thread, account, allocator->malloc(allocator->ctx, size), size);
+    return charged_malloc(thread, allocator->malloc, allocator->ctx, size);
 }
 
 static APART void *calloc_charged(struct sp_thread *thread, size_t count, size_t size,
                                   const PyMemAllocatorEx *allocator) {
-    struct sp_account *account = take_account(thread);
-    void *block = allocator->calloc(allocator->ctx, count, size);
-    return made(thread, account, block, count * size);
+    return charged_calloc(thread, allocator->calloc, allocator->ctx, count, size);
+}
+
+static APART void *reallocate(void *old, size_t size,
+                              const PyMemAllocatorEx *allocator) {
+    return charged_realloc(allocator->realloc, allocator->ctx, old, size);
 }
 
 static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
@@ -69,25 +43,27 @@ static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
     allocator->free(allocator->ctx, block);
 }
 
-#define HOOKS(domain)                                                                 \
-    static void *malloc_##domain(void *context, size_t size) {                        \
-        struct sp_thread *thread = sp_thread_self;                                    \
-        if (!is_charged(thread)) return wrapped[domain].malloc(context, size);        \
-        return malloc_charged(thread, size, &wrapped[domain]);                        \
-    }                                                                                 \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {          \
-        struct sp_thread *thread = sp_thread_self;                                    \
-        if (!is_charged(thread)) return wrapped[domain].calloc(context, count, size); \
-        return calloc_charged(thread, count, size, &wrapped[domain]);                 \
-    }                                                                                 \
-    static void *realloc_##domain(void *context, void *old, size_t size) {            \
-        return reallocate(&wrapped[domain], context, old, size);                      \
-    }                                                                                 \
-    static void free_##domain(void *context, void *block) {                           \
-        if (block != NULL && !sp_charge_free_quick(block))                            \
-            free_slow(block, &wrapped[domain]);                                       \
-        else                                                                          \
-            wrapped[domain].free(context, block);                                     \
+#define HOOKS(domain)                                                             \
+    static void *malloc_##domain(void *context, size_t size) {                    \
+        struct sp_thread *thread = sp_thread_self;                                \
+        if (!charged_is_on(thread)) return wrapped[domain].malloc(context, size); \
+        return malloc_charged(thread, size, &wrapped[domain]);                    \
+    }                                                                             \
+    static void *calloc_##domain(void *context, size_t count, size_t size) {      \
+        struct sp_thread *thread = sp_thread_self;                                \
+        if (!charged_is_on(thread))                                               \
+            return wrapped[domain].calloc(context, count, size);                  \
+        return calloc_charged(thread, count, size, &wrapped[domain]);             \
+    }                                                                             \
+    static void *realloc_##domain(void *context, void *old, size_t size) {        \
+        (void)context;                                                            \
+        return reallocate(old, size, &wrapped[domain]);                           \
+    }                                                                             \
+    static void free_##domain(void *context, void *block) {                       \
+        if (block != NULL && !sp_charge_free_quick(block))                        \
+            free_slow(block, &wrapped[domain]);                                   \
+        else                                                                      \
+            wrapped[domain].free(context, block);                                 \
     }
 
 HOOKS(0)

@@ -1,5 +1,7 @@
 #include "callsite_of.h"
 
+#include "numpy_handler.h"
+
 #include "text.h"
 
 /* --- when a code object dies ------------------------------------------------ */
@@ -149,6 +151,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
     PyCodeObject *code = compat_caller(&offset);
     uint32_t callsite = look_up(state, thread, place, code, offset, name);
     Py_XDECREF(code);
+    numpy_handler_look();
     PyErr_Restore(type, value, traceback);
     sp_thread_resume(thread, paused);
     return callsite;

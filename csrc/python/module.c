@@ -1,4 +1,5 @@
 /* spanprof._core */
+#include "numpy_handler.h"
 #include "state.h"
 
 PyTypeObject *state_first_type;
@@ -13,7 +14,8 @@ static int module_exec(PyObject *module) {
         state_first = state;
         state_first_type = state->span_type;
     }
-    return session_init(module);
+    if (session_init(module) < 0) return -1;
+    return numpy_handler_init(module);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {

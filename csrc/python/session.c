@@ -1,5 +1,6 @@
 /* Session calls of spanprof._core: arguments in, the core's answers out. */
 #include "alloc_hooks.h"
+#include "numpy_handler.h"
 #include "profile_object.h"
 #include "reporter_host.h"
 #include "span_object.h"
@@ -99,6 +100,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     status = sp_start(&config, reports ? &host : NULL);
     if (status == SP_STARTED) {
         labels_publish(recorded);
+        numpy_handler_want(config.track_allocations);
         Py_RETURN_NONE;
     }
     if (reports) reporter_host_discard(&host);

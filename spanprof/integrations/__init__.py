@@ -1,0 +1,1 @@
+"""What other packages need of spanprof, one module for each."""

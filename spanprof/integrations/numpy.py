@@ -1,0 +1,25 @@
+"""The data of numpy's arrays, counted like any memory.
+
+numpy takes it from the C library by a handler (NEP 49), which is asked to pass by here.
+A session that tracks memory calls :func:`enable` when it finds that numpy is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .. import _core
+
+_MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
+
+
+def enable() -> bool:
+    """Have arrays counted that are made from now on, by all threads that open spans.
+
+    Returns False if numpy is not loaded, only in part yet, or older than 1.22.
+    """
+    for name in _MODULES:
+        api = getattr(sys.modules.get(name), "_ARRAY_API", None)
+        if api is not None:
+            return _core.numpy_enable(api)
+    return False
