@@ -34,13 +34,13 @@ CASES: dict[str, tuple[str, ...]] = {
 
 # Loaded by every interpreter that finds it on its path. pyperf runs a benchmark in
 # worker processes; those are measured.
-SITE = '''
+SITE = """
 import sys
 if "--worker" in sys.argv:
     import spanprof
     spanprof.start(track_heap=True)
     spanprof.span("benchmark").__enter__()
-'''
+"""
 
 
 def script(name: str) -> Path:

@@ -50,14 +50,16 @@ static void add_block(void *context, sp_entry entry, uint64_t size) {
     if (age < 0 || path >= record_count) return; /* younger than this reading */
     uint64_t objects = 1;
     if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);
-    unsigned class = SP_AGE_CLASSES - 1;
-    while ((uint32_t)age < sp_age_limits[class]) class --;
-    record_of(path)->ages.space[class] += (int64_t)size;
+    /* At least so old: both ends are somewhere in their ticks. */
+    uint32_t seconds = age > 0 ? (uint32_t)(age - 1) / SP_TICKS_PER_SECOND : 0;
+    unsigned k = SP_AGE_CLASSES - 1;
+    while (seconds < sp_age_limits[k]) k--;
+    record_of(path)->ages.space[k] += (int64_t)size;
 }
 
-static uint64_t monotonic_now(void) {
+static uint64_t nanos_of(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
@@ -68,21 +70,21 @@ static void walk(void) {
     sp_shadow_walk(add_block, &now);
     if (!sp_heap_is_sampled()) return;
     for (uint32_t path = 0; path < record_count; path++)
-        for (unsigned class = 0; class < SP_AGE_CLASSES; class ++)
-            record_of(path)->ages.space[class] >>= SP_SAMPLE_SHIFT;
+        for (unsigned k = 0; k < SP_AGE_CLASSES; k++)
+            record_of(path)->ages.space[k] >>= SP_SAMPLE_SHIFT;
 }
 
-static void compare_class(unsigned class) {
+static void compare_class(unsigned k) {
     for (uint32_t path = 1; path < record_count; path++) {
         struct record *record = record_of(path);
         int64_t old = 0;
-        for (unsigned c = class; c < SP_AGE_CLASSES; c++) old += record->ages.space[c];
-        uint8_t *growing = &record->ages.growing[class];
-        if (old > record->compared[class])
+        for (unsigned c = k; c < SP_AGE_CLASSES; c++) old += record->ages.space[c];
+        uint8_t *growing = &record->ages.growing[k];
+        if (old > record->compared[k])
             *growing = *growing < UINT8_MAX ? (uint8_t)(*growing + 1) : UINT8_MAX;
         else
             *growing = 0;
-        record->compared[class] = old;
+        record->compared[k] = old;
     }
 }
 
@@ -92,20 +94,17 @@ bool sp_ages_take(uint32_t count, uint64_t wall, bool is_report) {
             return false;
         memset(record_of(record_count), 0, sizeof(struct record));
     }
-    uint64_t began = monotonic_now();
-    if (walked_at == 0 || began - walked_at >= limit * walk_nanos) {
-        walk();
-        walked_at = monotonic_now();
-        walk_nanos = walked_at - began;
-    } else {
-        return true;
-    }
-    for (unsigned class = 0; is_report && class < SP_AGE_CLASSES; class ++) {
-        uint64_t window =
-            sp_age_limits[class] * (uint64_t)1000000000 / WINDOWS_PER_LIMIT;
-        if (wall - looked_at[class] < window) continue;
-        looked_at[class] = wall;
-        compare_class(class);
+    uint64_t now = nanos_of(CLOCK_MONOTONIC);
+    if (walked_at != 0 && now - walked_at < limit * walk_nanos) return true;
+    uint64_t began = nanos_of(CLOCK_THREAD_CPUTIME_ID);
+    walk();
+    walk_nanos = nanos_of(CLOCK_THREAD_CPUTIME_ID) - began;
+    walked_at = nanos_of(CLOCK_MONOTONIC);
+    for (unsigned k = 0; is_report && k < SP_AGE_CLASSES; k++) {
+        uint64_t window = sp_age_limits[k] * (uint64_t)1000000000 / WINDOWS_PER_LIMIT;
+        if (wall - looked_at[k] < window) continue;
+        looked_at[k] = wall;
+        compare_class(k);
     }
     return true;
 }

@@ -12,7 +12,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define TICK ((uint64_t)1000000000) /* ns */
+#define TICK ((uint64_t)1000000000 / SP_TICKS_PER_SECOND) /* ns */
 
 /* A tick number has 16 bits; what is older than half of them counts as that old. */
 #define OLDEST 0x8000u

@@ -12,7 +12,7 @@
  *
  * Which blocks are ours, and whose, is in the shadow map. A block belongs to the
  * session that ran when it was made: the word `sp_heap_now` holds the session's
- * generation and two times in ticks of a second, and each entry of the map the tick
+ * generation and two times in ticks of an eighth of a second, and each entry of the map the tick
  * of its birth. An entry born before the session is not there. */
 #ifndef SPANPROF_CORE_HEAP_H
 #define SPANPROF_CORE_HEAP_H
@@ -83,7 +83,9 @@ static inline uint32_t sp_heap_generation(uint64_t now) {
     return (uint32_t)(now >> 32);
 }
 
-/* Age of an entry in ticks; -1 if it was born before the session. */
+#define SP_TICKS_PER_SECOND 8u
+
+/* Age of an entry in ticks, rounded up; -1 if it was born before the session. */
 static inline int sp_heap_age(uint64_t now, sp_entry entry) {
     uint16_t age = (uint16_t)(now - sp_entry_born(entry));
     return age <= (uint16_t)(now >> 16) ? age : -1;

@@ -140,10 +140,9 @@ static enum levels choose_levels(const struct sp_profile *a, const struct sp_pro
 }
 
 static void add_ages(struct sp_ages *sum, const struct sp_ages *ages) {
-    for (unsigned class = 0; class < SP_AGE_CLASSES; class ++) {
-        sum->space[class] = sp_sum(sum->space[class], ages->space[class]);
-        if (ages->growing[class] > sum->growing[class])
-            sum->growing[class] = ages->growing[class];
+    for (unsigned k = 0; k < SP_AGE_CLASSES; k++) {
+        sum->space[k] = sp_sum(sum->space[k], ages->space[k]);
+        if (ages->growing[k] > sum->growing[k]) sum->growing[k] = ages->growing[k];
     }
 }
 
