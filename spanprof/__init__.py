@@ -12,6 +12,9 @@
 Importing it is quick: what takes time to import (``logging``, ``dataclasses``, the
 tables) waits until it is used. There is no module ``__getattr__`` to that end, since
 CPython does not specialise ``spanprof.span`` on a module that has one.
+
+PYTEST_DONT_REWRITE: pytest would rewrite the assertions of a package that has a plugin,
+and warn where ``spanprof run`` has imported it already.
 """
 
 from ._core import Span, current_span
