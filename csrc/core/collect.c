@@ -143,23 +143,14 @@ static const struct sp_thread *next_of(uint32_t generation, const struct sp_thre
          t = next_of(generation, t->next))
 
 static void add_heap(uint32_t generation, struct sums *sums) {
-    struct sp_heap_sums *heap = sums->heap;
-    bool heap_tracked = sp_session_config.track_heap;
-    EACH_THREAD(t, generation)
-    sp_accounts_add_freed(&t->cells.accounts, heap, sums->count);
-    if (heap_tracked) sp_heap_add_strays(generation, heap, sums->count);
-    EACH_THREAD(t, generation)
-    sp_accounts_add_allocated(&t->cells.accounts, heap, sums->count);
-
-    /* The sum over all paths, for the peak of all. */
-    struct sp_heap_sums *all = &heap[SP_PATH_ROOT];
-    for (uint32_t path = 1; path < sums->count; path++) {
-        all->space += heap[path].space;
-        all->freed_space += heap[path].freed_space;
-    }
+    struct sp_heap_sums *heap = sums->heap, *all = &heap[SP_PATH_ROOT];
+    if (sp_session_config.track_heap) sp_heap_add_strays(generation, heap, sums->count);
     EACH_THREAD(t, generation) {
-        uint64_t peak = sp_load(&t->heap.peak);
-        if ((peak | sp_load(&t->heap.live)) != 0) all->users++;
+        sp_accounts_add(&t->cells.accounts, heap, sums->count);
+        /* Of all paths together. */
+        uint64_t live = sp_load(&t->heap.live), peak = sp_load(&t->heap.peak);
+        all->space += live;
+        if ((live | peak) != 0) all->users++;
         if ((int64_t)peak > (int64_t)all->peak) all->peak = peak;
     }
 }
@@ -168,6 +159,12 @@ static void add_heap(uint32_t generation, struct sums *sums) {
 static int64_t whole(uint64_t value) {
     if (!sp_heap_is_sampled()) return (int64_t)value;
     return (int64_t)(value + (1u << (SP_SAMPLE_SHIFT - 1))) >> SP_SAMPLE_SHIFT;
+}
+
+/* What is in use. A block that one thread made and another freed in the middle of a
+ * reading may be seen free only. */
+static uint64_t level(uint64_t allocated, uint64_t freed) {
+    return allocated > freed ? allocated - freed : 0;
 }
 
 static void fill_memory(struct sp_node *node, uint32_t path, const struct sums *sums,
@@ -181,8 +178,8 @@ static void fill_memory(struct sp_node *node, uint32_t path, const struct sums *
     }
     node->value[SP_ALLOC_OBJECTS] = whole(sum->objects);
     node->value[SP_ALLOC_SPACE] = whole(sum->space);
-    node->value[SP_INUSE_OBJECTS] = whole(sum->objects - sum->freed_objects);
-    node->value[SP_INUSE_SPACE] = whole(sum->space - sum->freed_space);
+    node->value[SP_INUSE_OBJECTS] = whole(level(sum->objects, sum->freed_objects));
+    node->value[SP_INUSE_SPACE] = whole(level(sum->space, sum->freed_space));
     node->value[SP_INUSE_PEAK_SPACE] = whole(sp_heap_peak(generation, path, sum));
 }
 

@@ -182,15 +182,18 @@ SP_COLD struct sp_account *sp_account_slow(struct sp_accounts *accounts,
 
 /* --- publishing --------------------------------------------------------------- */
 
+static void raise_shared(sp_counter *peak, uint64_t value) {
+    uint64_t known = sp_load(peak);
+    while ((int64_t)value > (int64_t)known &&
+           !atomic_compare_exchange_weak_explicit(
+               peak, &known, value, memory_order_relaxed, memory_order_relaxed)) {}
+}
+
 static void publish_change(uint32_t generation, uint32_t path, uint64_t change) {
     struct sp_heap_shared *shared = shared_of(generation, path);
-    uint64_t level = change + atomic_fetch_add_explicit(&shared->level, change,
-                                                        memory_order_relaxed);
-    uint64_t peak = sp_load(&shared->peak);
-    while ((int64_t)level > (int64_t)peak &&
-           !atomic_compare_exchange_weak_explicit(&shared->peak, &peak, level,
-                                                  memory_order_relaxed,
-                                                  memory_order_relaxed)) {}
+    uint64_t before =
+        atomic_fetch_add_explicit(&shared->level, change, memory_order_relaxed);
+    raise_shared(&shared->peak, before + change);
 }
 
 /* Tell the path, and all, what the account and the thread hold now. */
@@ -213,8 +216,8 @@ static void publish_if_due(struct sp_thread *thread, struct sp_account *account)
         publish(thread, account);
 }
 
-static void add(struct sp_thread *thread, struct sp_account *account, uint64_t objects,
-                uint64_t space) {
+static void charge(struct sp_thread *thread, struct sp_account *account,
+                   uint64_t objects, uint64_t space) {
     sp_add(&account->objects, objects);
     sp_add(&account->space, space);
     sp_add(&thread->heap.live, space);
@@ -241,6 +244,7 @@ static SP_COLD void free_stray(uint64_t now, uint32_t path, uint64_t objects,
     atomic_fetch_sub_explicit(&shared->level, space, memory_order_relaxed);
     shared = shared_of(generation, SP_PATH_ROOT);
     atomic_fetch_add_explicit(&shared->stray_objects, objects, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shared->stray_space, space, memory_order_relaxed);
     atomic_fetch_sub_explicit(&shared->level, space, memory_order_relaxed);
 }
 
@@ -317,7 +321,7 @@ SP_COLD void *sp_charge_allocated_slow(struct sp_thread *thread,
     if (is_by_span() && thread->top != NULL && thread->top->path == owner)
         owner = sp_heap_span_owner(sp_heap_generation(now), thread->top, owner);
     if (sp_shadow_put(block, owner, (uint16_t)now, size)) {
-        add(thread, account, objects, space);
+        charge(thread, account, objects, space);
         sp_heap_span_add(owner, objects, space);
     } else {
         lose(account, objects, space);
@@ -397,32 +401,36 @@ static uint64_t load_after(const sp_counter *counter) {
     return atomic_load_explicit(counter, memory_order_acquire);
 }
 
-static void add_freed(struct sp_heap_sums *sums, const struct sp_account *account,
-                      bool counts) {
-    if (counts) return;
-    sums->freed_objects += load_after(&account->freed_objects);
-    sums->freed_space += load_after(&account->freed_space);
-}
-
-static void add_allocated(struct sp_heap_sums *sums, const struct sp_account *account,
-                          bool counts) {
-    uint64_t objects = sp_load(&account->objects), space = sp_load(&account->space);
+/* What a thread has allocated and freed at one moment: nothing was freed while it was
+ * read. (A reader that is descheduled in the middle would else take what was allocated
+ * and freed meanwhile for something in use.) */
+static void add(struct sp_heap_sums *sums, const struct sp_account *account,
+                bool counts) {
+    if (counts) {
+        sums->objects += sp_load(&account->objects);
+        sums->space += sp_load(&account->space);
+        return;
+    }
+    uint64_t objects, space, freed_objects, freed_space, peak;
+    int attempts = 100;
+    do {
+        freed_space = load_after(&account->freed_space);
+        freed_objects = load_after(&account->freed_objects);
+        objects = load_after(&account->objects);
+        space = load_after(&account->space);
+        peak = load_after(&account->peak);
+    } while (sp_load(&account->freed_objects) != freed_objects && --attempts > 0);
     sums->objects += objects;
     sums->space += space;
-    if (counts) return;
-    uint64_t freed_objects = sp_load(&account->freed_objects);
+    sums->freed_objects += freed_objects;
+    sums->freed_space += freed_space;
     if ((objects | freed_objects) != 0) sums->users++;
-    uint64_t peak = sp_load(&account->peak);
-    if (peak > sums->peak && (int64_t)peak > 0) sums->peak = peak;
+    if ((int64_t)peak > (int64_t)sums->peak) sums->peak = peak;
 }
 
-void sp_accounts_add_freed(const struct sp_accounts *accounts,
-                           struct sp_heap_sums *sums, uint32_t count) {
-    each_account(accounts, add_freed, sums, count);
-}
-void sp_accounts_add_allocated(const struct sp_accounts *accounts,
-                               struct sp_heap_sums *sums, uint32_t count) {
-    each_account(accounts, add_allocated, sums, count);
+void sp_accounts_add(const struct sp_accounts *accounts, struct sp_heap_sums *sums,
+                     uint32_t count) {
+    each_account(accounts, add, sums, count);
 }
 
 void sp_heap_add_strays(uint32_t generation, struct sp_heap_sums *sums,
@@ -439,10 +447,12 @@ void sp_heap_add_strays(uint32_t generation, struct sp_heap_sums *sums,
 
 uint64_t sp_heap_peak(uint32_t generation, uint32_t path,
                       const struct sp_heap_sums *sums) {
-    uint64_t live = sums->space - sums->freed_space, peak = sums->peak;
+    uint64_t live = sums->space - sums->freed_space;
+    if (path >= path_count()) return live;
+    sp_counter *shared = &shared_of(generation, path)->peak;
+    raise_shared(shared, live);
     /* One thread's own high-water mark is exact; if others took part, it says nothing:
      * they may have freed what it allocated. */
-    if (sums->users > 1 && path < path_count())
-        peak = sp_load(&shared_of(generation, path)->peak);
-    return (int64_t)live > (int64_t)peak ? live : peak;
+    if (sums->users == 1) raise_shared(shared, sums->peak);
+    return sp_load(shared);
 }

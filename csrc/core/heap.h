@@ -12,8 +12,8 @@
  *
  * Which blocks are ours, and whose, is in the shadow map. A block belongs to the
  * session that ran when it was made: the word `sp_heap_now` holds the session's
- * generation and two times in ticks of an eighth of a second, and each entry of the map the tick
- * of its birth. An entry born before the session is not there. */
+ * generation and two times in ticks of an eighth of a second, and each entry of the map
+ * the tick of its birth. An entry born before the session is not there. */
 #ifndef SPANPROF_CORE_HEAP_H
 #define SPANPROF_CORE_HEAP_H
 
@@ -142,15 +142,14 @@ struct sp_heap_sums {
     uint32_t users; /* accounts (or threads) that were used; strays count as one */
 };
 
-/* Reading, by path, paths below `count`. First the frees of all threads, then the
- * allocations of all: then a free that was seen has its allocation seen. */
-void sp_accounts_add_freed(const struct sp_accounts *accounts,
-                           struct sp_heap_sums *sums, uint32_t count);
-void sp_accounts_add_allocated(const struct sp_accounts *accounts,
-                               struct sp_heap_sums *sums, uint32_t count);
+/* Reading, by path, paths below `count`. Strays come first: where a block went from
+ * thread to thread in the middle of it, rather too much is in use than too little. */
+void sp_accounts_add(const struct sp_accounts *accounts, struct sp_heap_sums *sums,
+                     uint32_t count);
 void sp_heap_add_strays(uint32_t generation, struct sp_heap_sums *sums, uint32_t count);
 
-/* The highest that a path's live bytes were; path 0: those of all paths together. */
+/* The highest that a path's live bytes were; path 0: those of all paths together, for
+ * which `sums` holds what all threads have in use. Never falls. */
 uint64_t sp_heap_peak(uint32_t generation, uint32_t path,
                       const struct sp_heap_sums *sums);
 

@@ -418,17 +418,22 @@ def test_rule_5_4_user_and_system_are_the_total() -> None:
 def test_rule_5_1_values_never_fall() -> None:
     stop = threading.Event()
 
+    def read() -> None:
+        previous: dict[tuple[str, ...], Values] = {}
+        for _ in range(100):
+            now = by_path(session.snapshot())
+            for path, values in previous.items():
+                for name, value in values.items():
+                    if name not in ("inuse_objects", "inuse_space"):
+                        assert now[path][name] >= value, name
+            previous = now
+
     def work(number: int) -> None:
         if number == 0:
-            previous: dict[tuple[str, ...], Values] = {}
-            for _ in range(100):
-                now = by_path(session.snapshot())
-                for path, values in previous.items():
-                    for name, value in values.items():
-                        if name not in ("inuse_objects", "inuse_space"):
-                            assert now[path][name] >= value
-                previous = now
-            stop.set()
+            try:
+                read()
+            finally:
+                stop.set()
         while not stop.is_set():
             nest(2, 3)
 

@@ -19,7 +19,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 readonly CI_MODULES=(test_capi test_gc test_threading test_asyncio test_dict test_list
-    test_unicode test_json test_pickle test_decimal test_ssl test_multiprocessing_fork
+    test_unicode test_str test_json test_pickle test_decimal test_ssl test_multiprocessing_fork
     test_concurrent_futures test_fork1 test_tracemalloc)
 
 # These ask what no program that is run by another one can have: a `__main__` of their
