@@ -301,7 +301,9 @@ class Heap(RuleBasedStateMachine):
         for block in self.blocks.values():
             age = self.seconds - block.born
             # At least so old, at a resolution of an eighth of a second.
-            number = max(n for n, limit in enumerate(AGE_LIMITS) if limit < age or not n)
+            number = max(
+                n for n, limit in enumerate(AGE_LIMITS) if limit < age or not n
+            )
             expected.setdefault(block.path, [0] * 6)[number] += block.size
         found = {
             tuple(name for name, _ in stack): space

@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 import spanprof
 from spanprof import Profile, span
 
-from .helpers import IS_FREE_THREADED, Values, by_path, in_thread, in_threads, run_python
+from .helpers import (
+    IS_FREE_THREADED,
+    Values,
+    by_path,
+    in_thread,
+    in_threads,
+    run_python,
+)
 
 MIB = 1 << 20
 ROOM = 4096
@@ -122,7 +129,9 @@ def test_rule_5_5_memory_from_before_is_nobodys() -> None:
             del kept[:10]
             kept[0].extend(bytes(100_000))
         values = now("a")
-        assert is_about(values["inuse_space"], 200_000) or values["inuse_space"] < 300_000
+        assert (
+            is_about(values["inuse_space"], 200_000) or values["inuse_space"] < 300_000
+        )
         kept.clear()
         assert -1 < inuse("a") < ROOM
 
