@@ -96,7 +96,7 @@ class ProfileConfig:
 
     max_nodes: int = 100_000
     """Most distinct stacks of spans; what is over goes to one node "(other)" per
-    parent, and is counted."""
+    parent, and is counted. Where memory in use is tracked, at most 4,194,304."""
 
     max_label_values: int = 1000
     """Most distinct values of a label; others become "(other)", and are counted."""

@@ -389,6 +389,10 @@ def _check_measures(running: ProfileConfig, wanted: ProfileConfig) -> None:
     missing = [kind for kind in wanted.tracked if kind not in running.tracked]
     if missing:
         raise RuntimeError(f"the running session does not track {', '.join(missing)}")
+    if wanted.track_heap and running.heap_sample_bytes != wanted.heap_sample_bytes:
+        raise RuntimeError(
+            f"the running session has heap_sample_bytes={running.heap_sample_bytes}"
+        )
     labels = [
         name for name in wanted.record_labels if name not in running.record_labels
     ]

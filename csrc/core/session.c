@@ -37,7 +37,9 @@ int sp_session_begin(const struct sp_session_config *config) {
         sp_heap_spans_begin(last_generation, config->max_closed_heap_spans);
         sp_heap_begin(last_generation, config->heap_sample_bytes, config->heap_by_span);
     }
-    sp_paths_reset(config->max_nodes);
+    /* The map's entries have so much room for a path, and for its "(other)". */
+    uint32_t most = config->track_heap ? SP_OWNER_SPANS / 2 : UINT32_MAX;
+    sp_paths_reset(config->max_nodes < most ? config->max_nodes : most);
     sp_session_started_unix = sp_unix_now();
     sp_session_started_wall = sp_clock_wall();
     sp_count(&sp_stats.sessions);

@@ -1,5 +1,6 @@
 #include "shadow.h"
 
+#include "stats.h"
 #include "table.h"
 
 #include <pthread.h>
@@ -45,13 +46,18 @@ static void count_bytes(sp_counter *counter, uint64_t bytes) {
     atomic_fetch_add_explicit(counter, bytes, memory_order_relaxed);
 }
 
+static void *refused_address_space(void) {
+    sp_count(&sp_stats.heap_map_refused);
+    return NULL;
+}
+
 /* Address space that takes memory where it is written alone. Large pages would
  * fill it for a few entries; a core dump wants none of it. */
 static void *map(size_t size) {
-    if (is_refused()) return NULL;
+    if (is_refused()) return refused_address_space();
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return NULL;
+    if (memory == MAP_FAILED) return refused_address_space();
     madvise(memory, size, MADV_NOHUGEPAGE);
     madvise(memory, size, MADV_DONTDUMP);
     count_bytes(&mapped, size);
@@ -156,6 +162,8 @@ SP_COLD bool sp_shadow_put_beside(uintptr_t address, sp_entry entry, uint64_t si
         uint32_t next = sp_table_push(&beside_table, hash_address(address), number);
         beside[number] = (struct beside){address, entry, size, next};
         atomic_fetch_add_explicit(&beside_count, 1, memory_order_relaxed);
+    } else {
+        sp_count(&sp_stats.heap_table_refused);
     }
     pthread_mutex_unlock(&lock);
     return done;

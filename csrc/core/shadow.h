@@ -134,8 +134,7 @@ static inline bool sp_shadow_put_quick(const void *block, uint32_t owner, uint16
     return true;
 }
 
-/* The same in every case. False if it cannot be: no memory, or an address past 48
- * bits. */
+/* The same in every case. False if there is no memory for it. */
 static inline bool sp_shadow_put(const void *block, uint32_t owner, uint16_t born,
                                  uint64_t size) {
     uintptr_t address = (uintptr_t)block;

@@ -13,7 +13,6 @@
 
 #include "../core/session.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,8 +47,7 @@ struct wrapper {
     PyObject *wrapped_capsule, *capsule;
     struct wrapper *next;
 };
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct wrapper *wrappers;
+static _Atomic(struct wrapper *) wrappers;
 
 /* --- the handler -------------------------------------------------------------- */
 
@@ -101,21 +99,16 @@ static PyObject *capsule_around(PyObject *capsule) {
     if (found == NULL || found->version != 1 ||
         found->allocator.malloc == handler_malloc)
         return NULL;
+    struct wrapper *first = atomic_load_explicit(&wrappers, memory_order_acquire);
+    for (struct wrapper *known = first; known != NULL; known = known->next)
+        if (known->wrapped_capsule == capsule) return known->capsule;
     struct wrapper *made = wrapper_make(capsule, found);
-    pthread_mutex_lock(&lock);
-    struct wrapper *known = wrappers;
-    while (known != NULL && known->wrapped_capsule != capsule) known = known->next;
-    if (known == NULL && made != NULL) {
-        made->next = wrappers;
-        wrappers = known = made;
-    }
-    pthread_mutex_unlock(&lock);
-    if (made != NULL && known != made) {
-        Py_DECREF(made->capsule);
-        Py_DECREF(made->wrapped_capsule);
-        free(made);
-    }
-    return known != NULL ? known->capsule : NULL;
+    if (made == NULL) return NULL;
+    /* Two threads may each make one for the same handler, which does no harm. */
+    do made->next = first;
+    while (!atomic_compare_exchange_weak_explicit(
+        &wrappers, &first, made, memory_order_release, memory_order_acquire));
+    return made->capsule;
 }
 
 static void set_here(void) {

@@ -410,6 +410,7 @@ def test_hazard_5_threads_without_a_state_count_frees(core: Core) -> None:
 def test_faults_no_address_space_for_the_map(core: Core) -> None:
     """The blocks are counted, and not followed."""
     before = core.stat("heap_untracked")
+    refused = core.stat("heap_map_refused")
     core.lib.sp_shadow_refuse(True)
     core.start_heap()
     thread = core.thread()
@@ -420,6 +421,7 @@ def test_faults_no_address_space_for_the_map(core: Core) -> None:
     values = only(core.snapshot())
     assert (values["alloc_objects"], values["inuse_objects"]) == (2, 0)
     assert core.stat("heap_untracked") - before == 2
+    assert core.stat("heap_map_refused") - refused >= 2, "and why"
     core.free(BASE + 512 * LEAF, thread)
     assert only(core.snapshot())["inuse_space"] == 0
 

@@ -624,6 +624,18 @@ def test_sampling_estimates_and_forgets() -> None:
         assert now("a")["inuse_objects"] >= 0
 
 
+def test_a_block_is_measured_as_the_running_session_does() -> None:
+    with spanprof.start(track_heap=True, heap_sample_bytes=1000):
+        with (
+            pytest.raises(RuntimeError, match="session has heap_sample_bytes=1000"),
+            spanprof.profile(track_heap=True),
+        ):
+            pass
+        with spanprof.profile(track_heap=True, heap_sample_bytes=1000) as block:
+            pass
+    assert block.result.heap_peak == 0
+
+
 def test_logging_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "spanprof"):
         with spanprof.start(track_heap=True), span("a"):
