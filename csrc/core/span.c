@@ -126,7 +126,6 @@ static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key
     span->key = key;
     span->path = cell->path;
     span->generation = generation_of(thread);
-    span->heap_owner = 0;
     sp_add(&cell->value[SP_VALUE_CALLS], 1);
 }
 
