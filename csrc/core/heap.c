@@ -105,7 +105,7 @@ SP_COLD void sp_heap_tick_slow(uint64_t wall) {
     if (passed + ticks > UINT16_MAX) {
         sp_shadow_rejuvenate(tick, OLDEST, passed);
         passed = OLDEST;
-        if (ticks > OLDEST / 2) ticks = OLDEST / 2;
+        if (ticks > UINT16_MAX - OLDEST) ticks = UINT16_MAX - OLDEST;
     }
     uint64_t later =
         now_of(sp_heap_generation(now), passed + ticks, (uint16_t)(tick + ticks));

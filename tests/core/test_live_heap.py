@@ -379,6 +379,19 @@ def test_rule_5_6_a_session_longer_than_its_clock(core: Core) -> None:
         assert only(core.snapshot())["inuse_space"] == 1
 
 
+def test_ages_after_a_leap_are_not_less_than_they_are(core: Core) -> None:
+    core.start_heap()
+    thread = core.thread()
+    with thread.span("a"):
+        for seconds in (700, 4000):
+            core.advance(seconds * SECOND)
+            core.lib.sp_heap_tick_slow(core.wall)
+        thread.make(BASE, 1)
+        core.advance(4000 * SECOND)
+        core.lib.sp_heap_tick_slow(core.wall)
+        assert list(core.snapshot().ages().values()) == [[0, 0, 0, 0, 0, 1]]
+
+
 def test_hazard_4_blocks_of_an_earlier_session_are_nobodys(core: Core) -> None:
     for number in range(1000):
         core.start_heap()
