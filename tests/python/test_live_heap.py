@@ -520,6 +520,7 @@ def test_hazard_6_threads_end_with_live_blocks() -> None:
         assert 0 <= inuse("a") < 100 * ROOM
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_rule_6_6_a_child_begins_with_nothing() -> None:
     with spanprof.start(track_heap=True):
         with span("a"):

@@ -118,6 +118,7 @@ def test_allocations_alone_are_counted_once() -> None:
     assert 10_000_000 <= sample.values["alloc_space"] < 10_000_000 + 10 * ROOM
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_rule_6_6_a_child_counts_its_own() -> None:
     with spanprof.start(track_heap=True):
         with span("a"):
