@@ -57,7 +57,7 @@ def is_about(value: int, size: int) -> bool:
     return size <= value < size + ROOM
 
 
-# --- 5.5: what is an allocation, and whose -------------------------------------------
+# --- 5.5: what is an allocation, and whose --------------------------------------------
 
 
 def test_rule_5_5_the_innermost_span_is_charged() -> None:
@@ -545,7 +545,7 @@ def test_rule_6_6_a_child_begins_with_nothing() -> None:
         del parents
 
 
-# --- leaks ------------------------------------------------------------------------------
+# --- leaks ----------------------------------------------------------------------------
 
 
 def test_leaks_are_told_from_caches() -> None:
@@ -609,7 +609,7 @@ def test_leaks_bad_arguments() -> None:
     assert session.result.heap_peak == 0
 
 
-# --- sampling ----------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------
 
 
 def test_sampling_estimates_and_forgets() -> None:
@@ -638,7 +638,10 @@ def test_a_block_is_measured_as_the_running_session_does() -> None:
 
 
 def test_logging_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "spanprof"):
-        with spanprof.start(track_heap=True), span("a"):
-            bytearray(1000)
+    with (
+        caplog.at_level(logging.DEBUG, "spanprof"),
+        spanprof.start(track_heap=True),
+        span("a"),
+    ):
+        bytearray(1000)
     assert not caplog.records
