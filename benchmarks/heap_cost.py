@@ -21,7 +21,8 @@ import harness
 
 import spanprof
 
-ROUNDS = 15
+GENERATIONS = 7
+ROUNDS = 5
 SAMPLE_BYTES = 512 * 1024
 
 RECORDS = [
@@ -110,21 +111,31 @@ def main() -> None:
     modes = ["untracked", *TARGETS, "tracemalloc"]
     if importlib.util.find_spec("memray"):
         modes.append("memray")
-    with contextlib.ExitStack() as stack:
-        workers = {mode: stack.enter_context(harness.Worker(mode)) for mode in modes}
-        ratios: dict[str, list[float]] = {mode: [] for mode in modes}
-        print(f"{'':14}" + "".join(f"{mode:>13}" for mode in modes))
-        for case in WORK:
-            results = harness.take_turns(
-                {mode: (worker, case) for mode, worker in workers.items()}, 12, ROUNDS
-            )
-            line = f"{case:14}"
-            for mode in modes:
-                ratios[mode].append(harness.ratio(results, mode, "untracked"))
-                line += f"{ratios[mode][-1]:13.3f}"
-            print(line, flush=True)
-        means = {mode: prod(each) ** (1 / len(each)) for mode, each in ratios.items()}
-        print(f"{'geometric mean':14}" + "".join(f"{means[m]:13.3f}" for m in modes))
+    # Where a process has its memory and its code is chance, and worth some percent: so
+    # several processes of each way, one after the other.
+    rounds: dict[str, harness.Rounds] = {
+        case: {mode: [] for mode in modes} for case in WORK
+    }
+    for _ in range(GENERATIONS):
+        with contextlib.ExitStack() as stack:
+            workers = {
+                mode: stack.enter_context(harness.Worker(mode, PYTHONHASHSEED="0"))
+                for mode in modes
+            }
+            for case, results in rounds.items():
+                timed = {mode: (worker, case) for mode, worker in workers.items()}
+                for mode, times in harness.take_turns(timed, 4, ROUNDS).items():
+                    results[mode] += times
+    print(f"{'':14}" + "".join(f"{mode:>13}" for mode in modes))
+    ratios: dict[str, list[float]] = {mode: [] for mode in modes}
+    for case, results in rounds.items():
+        line = f"{case:14}"
+        for mode in modes:
+            ratios[mode].append(harness.ratio(results, mode, "untracked"))
+            line += f"{ratios[mode][-1]:13.3f}"
+        print(line, flush=True)
+    means = {mode: prod(each) ** (1 / len(each)) for mode, each in ratios.items()}
+    print(f"{'geometric mean':14}" + "".join(f"{means[m]:13.3f}" for m in modes))
     for mode, (what, most) in TARGETS.items():
         harness.report(
             f"heap cost, {mode}",
