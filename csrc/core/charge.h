@@ -8,6 +8,8 @@
 #include "heap.h"
 #include "thread.h"
 
+#define SP_PASSES_MOST 256u /* bytes; pymalloc passes on what is over 512 */
+
 /* The calling thread has made a block for its innermost span, whose account is not
  * NULL. Returns the block. */
 void *sp_charge_allocated_slow(struct sp_thread *thread, struct sp_account *account,
@@ -50,6 +52,17 @@ static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
     return true;
 }
 
+/* True if a block of that size, which the calling thread is about to make, is no
+ * sample: then there is nothing to do for it, before or after. Only for sizes that no
+ * allocator passes on to another one of those that are hooked, which would count them
+ * again. */
+static inline bool sp_charge_passes(struct sp_thread *thread, size_t size) {
+    int64_t sample_in = thread->heap.sample_in - (int64_t)size; /* 0 if not sampled */
+    if (sample_in <= 0 || size - 1 >= SP_PASSES_MOST) return false;
+    thread->heap.sample_in = sample_in;
+    return true;
+}
+
 static inline void *sp_charge_allocated(struct sp_thread *thread,
                                         struct sp_account *account, void *block,
                                         size_t size) {
@@ -77,17 +90,22 @@ static inline void sp_account_subtract(struct sp_thread *thread,
     atomic_store_explicit(&account->freed_space, freed + space, memory_order_release);
 }
 
-/* True if nothing is left to do: the block is none of ours, or the innermost span's. */
-static inline bool sp_charge_free_quick(const void *block) {
-    uint64_t now = sp_load(&sp_heap_now);
-    if (now == 0) return true;
+/* The part of the map where a block may be that is about to be freed; NULL if it is
+ * none of ours, which takes a few loads to tell. `block` may be NULL. */
+static inline struct sp_leaf *sp_charge_find(const void *block) {
+    sp_leaf_slot *top = atomic_load_explicit(&sp_heap_map, memory_order_acquire);
+    return top != NULL ? sp_shadow_touched(top, (uintptr_t)block) : NULL;
+}
+
+/* The block is about to be freed, and sp_charge_find has returned `leaf`. True if
+ * nothing is left to do: the block was none of ours, or the innermost span's. */
+static inline bool sp_charge_free_quick(struct sp_leaf *leaf, const void *block) {
     uintptr_t address = (uintptr_t)block;
-    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
-    if (SP_UNLIKELY(top == NULL || !sp_shadow_is_plain(address))) return false;
-    _Atomic sp_entry *place = sp_shadow_find(top, address);
-    if (place == NULL) return true;
+    if (SP_UNLIKELY(!sp_shadow_is_plain(address))) return false;
+    _Atomic sp_entry *place = &leaf->entry[sp_shadow_index(address)];
     sp_entry entry = atomic_load_explicit(place, memory_order_relaxed);
     if (entry == 0) return true;
+    uint64_t now = sp_load(&sp_heap_now);
     struct sp_thread *thread = sp_thread_self;
     uint32_t size = sp_entry_size(entry);
     if (SP_UNLIKELY(thread == NULL || size == SP_ENTRY_BESIDE)) return false;
@@ -104,7 +122,8 @@ static inline bool sp_charge_free_quick(const void *block) {
 }
 
 static inline void sp_charge_free(const void *block) {
-    if (SP_UNLIKELY(!sp_charge_free_quick(block))) sp_charge_free_slow(block);
+    struct sp_leaf *leaf = sp_charge_find(block);
+    if (leaf != NULL && !sp_charge_free_quick(leaf, block)) sp_charge_free_slow(block);
 }
 
 /* A realloc in two steps around the call: one block freed, one made. The old block

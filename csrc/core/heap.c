@@ -18,6 +18,7 @@
 #define OLDEST 0x8000u
 
 sp_counter sp_heap_now;
+sp_leaf_slot *_Atomic sp_heap_map;
 sp_counter sp_heap_next_tick = UINT64_MAX;
 sp_counter sp_heap_sample_bytes;
 
@@ -77,11 +78,15 @@ void sp_heap_begin(uint32_t generation, uint64_t sample_bytes, bool owned_by_spa
     sp_store(&sp_heap_now, now_of(generation, 0, last_tick));
     sp_heap_reserve_path(SP_PATH_ROOT);
     zero_shared(generation);
+    atomic_store_explicit(&sp_heap_map,
+                          atomic_load_explicit(&sp_shadow_top, memory_order_relaxed),
+                          memory_order_release);
 }
 
 void sp_heap_end(void) {
     uint64_t now = sp_load(&sp_heap_now);
     if (now == 0) return;
+    atomic_store_explicit(&sp_heap_map, NULL, memory_order_relaxed);
     sp_store(&sp_heap_now, 0);
     sp_store(&sp_heap_next_tick, UINT64_MAX);
     last_tick = (uint16_t)now;

@@ -78,6 +78,9 @@ struct sp_heap_path {
  * a session that tracks the heap. */
 extern sp_counter sp_heap_now;
 
+/* The map, while a session tracks the heap; else NULL. */
+extern sp_leaf_slot *_Atomic sp_heap_map;
+
 #define SP_NO_GENERATION UINT64_MAX
 static inline uint32_t sp_heap_generation(uint64_t now) {
     return (uint32_t)(now >> 32);

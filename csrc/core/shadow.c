@@ -8,7 +8,6 @@
 
 sp_leaf_slot *_Atomic sp_shadow_top;
 
-#define TOP_SLOTS ((size_t)1 << (SP_SHADOW_ADDRESS_BITS - SP_SHADOW_LEAF_BITS))
 #define PAGE_BYTES ((size_t)8 << (SP_SHADOW_PAGE_BITS - 4))
 
 /* A block whose entry does not say all. Number 0 is no item. */
@@ -68,7 +67,7 @@ bool sp_shadow_setup(void) {
     pthread_mutex_lock(&lock);
     sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
     if (top == NULL) {
-        top = map(TOP_SLOTS * sizeof *top);
+        top = map(SP_SHADOW_LEAVES * sizeof *top);
         atomic_store_explicit(&sp_shadow_top, top, memory_order_release);
     }
     pthread_mutex_unlock(&lock);
@@ -98,7 +97,7 @@ static struct sp_leaf *leaf_make_locked(sp_leaf_slot *slot, uintptr_t number) {
 }
 
 SP_COLD struct sp_leaf *sp_shadow_leaf_slow(uintptr_t address) {
-    uintptr_t number = address >> SP_SHADOW_LEAF_BITS;
+    uintptr_t number = sp_shadow_slot(address);
     sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_acquire);
     pthread_mutex_lock(&lock);
     struct sp_leaf *leaf = leaf_make_locked(&top[number], number);

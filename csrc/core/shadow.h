@@ -44,10 +44,12 @@ static inline uint32_t sp_entry_size(sp_entry entry) {
 #define SP_SHADOW_PAGE_BITS 13 /* address space of one page of entries: 8 KiB */
 #define SP_SHADOW_PAGES ((size_t)1 << (SP_SHADOW_LEAF_BITS - SP_SHADOW_PAGE_BITS))
 #define SP_SHADOW_ENTRIES ((size_t)1 << (SP_SHADOW_LEAF_BITS - 4))
+#define SP_SHADOW_LEAVES ((size_t)1 << (SP_SHADOW_ADDRESS_BITS - SP_SHADOW_LEAF_BITS))
 
 struct sp_leaf {
-    /* 1 if an entry in that page was ever written. Any thread; never cleared but
-     * by sp_shadow_wipe. */
+    /* 1 if an entry in that page was ever written, or a block there is in the table
+     * (addresses above 48 bits are where their lower bits are). Any thread; never
+     * cleared but by sp_shadow_wipe. */
     _Atomic uint8_t touched[SP_SHADOW_PAGES];
     /* Written by whoever owns the block at that address. */
     _Atomic sp_entry entry[SP_SHADOW_ENTRIES];
@@ -98,9 +100,11 @@ static inline bool sp_shadow_is_plain(uintptr_t address) {
     return (address & (15 | ~(((uintptr_t)1 << SP_SHADOW_ADDRESS_BITS) - 1))) == 0;
 }
 
+static inline size_t sp_shadow_slot(uintptr_t address) {
+    return address >> SP_SHADOW_LEAF_BITS & (SP_SHADOW_LEAVES - 1);
+}
 static inline struct sp_leaf *sp_shadow_leaf(sp_leaf_slot *top, uintptr_t address) {
-    return atomic_load_explicit(&top[address >> SP_SHADOW_LEAF_BITS],
-                                memory_order_acquire);
+    return atomic_load_explicit(&top[sp_shadow_slot(address)], memory_order_acquire);
 }
 static inline size_t sp_shadow_page(uintptr_t address) {
     return address >> SP_SHADOW_PAGE_BITS & (SP_SHADOW_PAGES - 1);
@@ -109,13 +113,13 @@ static inline size_t sp_shadow_index(uintptr_t address) {
     return address >> 4 & (SP_SHADOW_ENTRIES - 1);
 }
 
-/* Where the entry of a plain address is, or NULL if nothing was ever put near it. */
-static inline _Atomic sp_entry *sp_shadow_find(sp_leaf_slot *top, uintptr_t address) {
+/* The leaf of an address, or NULL if nothing was ever put near it. */
+static inline struct sp_leaf *sp_shadow_touched(sp_leaf_slot *top, uintptr_t address) {
     struct sp_leaf *leaf = sp_shadow_leaf(top, address);
     if (leaf == NULL || !atomic_load_explicit(&leaf->touched[sp_shadow_page(address)],
                                               memory_order_relaxed))
         return NULL;
-    return &leaf->entry[sp_shadow_index(address)];
+    return leaf;
 }
 
 /* Enter a block, which the caller owns, if its place in the map is there already and
@@ -127,9 +131,10 @@ static inline bool sp_shadow_put_quick(const void *block, uint32_t owner, uint16
     if (SP_UNLIKELY(top == NULL || !sp_shadow_is_plain(address) ||
                     size >= SP_ENTRY_BESIDE))
         return false;
-    _Atomic sp_entry *place = sp_shadow_find(top, address);
-    if (SP_UNLIKELY(place == NULL)) return false;
-    atomic_store_explicit(place, sp_entry_make(owner, born, (uint32_t)size),
+    struct sp_leaf *leaf = sp_shadow_touched(top, address);
+    if (SP_UNLIKELY(leaf == NULL)) return false;
+    atomic_store_explicit(&leaf->entry[sp_shadow_index(address)],
+                          sp_entry_make(owner, born, (uint32_t)size),
                           memory_order_relaxed);
     return true;
 }
@@ -141,8 +146,7 @@ static inline bool sp_shadow_put(const void *block, uint32_t owner, uint16_t bor
     sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
     sp_entry entry = sp_entry_make(
         owner, born, size < SP_ENTRY_BESIDE ? (uint32_t)size : SP_ENTRY_BESIDE);
-    if (SP_UNLIKELY(!sp_shadow_is_plain(address) || top == NULL))
-        return top != NULL && sp_shadow_put_beside(address, entry, size);
+    if (SP_UNLIKELY(top == NULL)) return false;
     struct sp_leaf *leaf = sp_shadow_leaf(top, address);
     if (SP_UNLIKELY(leaf == NULL) && (leaf = sp_shadow_leaf_slow(address)) == NULL)
         return false;
@@ -151,6 +155,8 @@ static inline bool sp_shadow_put(const void *block, uint32_t owner, uint16_t bor
             !atomic_load_explicit(&leaf->touched[page], memory_order_relaxed)) &&
         !sp_shadow_touch_slow(leaf, page))
         return false;
+    if (SP_UNLIKELY(!sp_shadow_is_plain(address)))
+        return sp_shadow_put_beside(address, entry, size);
     if (SP_UNLIKELY(size >= SP_ENTRY_BESIDE) &&
         !sp_shadow_put_beside(address, entry, size))
         return false;
@@ -166,8 +172,9 @@ static inline sp_entry sp_shadow_take(const void *block, uint64_t *size) {
     if (SP_UNLIKELY(top == NULL)) return 0;
     if (SP_UNLIKELY(!sp_shadow_is_plain(address)))
         return sp_shadow_take_beside(address, size);
-    _Atomic sp_entry *place = sp_shadow_find(top, address);
-    if (place == NULL) return 0;
+    struct sp_leaf *leaf = sp_shadow_touched(top, address);
+    if (leaf == NULL) return 0;
+    _Atomic sp_entry *place = &leaf->entry[sp_shadow_index(address)];
     sp_entry entry = atomic_load_explicit(place, memory_order_relaxed);
     if (entry == 0) return 0;
     atomic_store_explicit(place, 0, memory_order_relaxed);

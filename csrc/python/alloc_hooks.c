@@ -43,27 +43,37 @@ static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
     allocator->free(allocator->ctx, block);
 }
 
-#define HOOKS(domain)                                                             \
-    static void *malloc_##domain(void *context, size_t size) {                    \
-        struct sp_thread *thread = sp_thread_self;                                \
-        if (!charged_is_on(thread)) return wrapped[domain].malloc(context, size); \
-        return malloc_charged(thread, size, &wrapped[domain]);                    \
-    }                                                                             \
-    static void *calloc_##domain(void *context, size_t count, size_t size) {      \
-        struct sp_thread *thread = sp_thread_self;                                \
-        if (!charged_is_on(thread))                                               \
-            return wrapped[domain].calloc(context, count, size);                  \
-        return calloc_charged(thread, count, size, &wrapped[domain]);             \
-    }                                                                             \
-    static void *realloc_##domain(void *context, void *old, size_t size) {        \
-        (void)context;                                                            \
-        return reallocate(old, size, &wrapped[domain]);                           \
-    }                                                                             \
-    static void free_##domain(void *context, void *block) {                       \
-        if (block != NULL && !sp_charge_free_quick(block))                        \
-            free_slow(block, &wrapped[domain]);                                   \
-        else                                                                      \
-            wrapped[domain].free(context, block);                                 \
+static APART void free_found(struct sp_leaf *leaf, void *block,
+                             const PyMemAllocatorEx *allocator) {
+    if (SP_LIKELY(sp_charge_free_quick(leaf, block)))
+        allocator->free(allocator->ctx, block);
+    else
+        free_slow(block, allocator);
+}
+
+#define HOOKS(domain)                                                        \
+    static void *malloc_##domain(void *context, size_t size) {               \
+        struct sp_thread *thread = sp_thread_self;                           \
+        if (!charged_is_on(thread) || sp_charge_passes(thread, size))        \
+            return wrapped[domain].malloc(context, size);                    \
+        return malloc_charged(thread, size, &wrapped[domain]);               \
+    }                                                                        \
+    static void *calloc_##domain(void *context, size_t count, size_t size) { \
+        struct sp_thread *thread = sp_thread_self;                           \
+        if (!charged_is_on(thread))                                          \
+            return wrapped[domain].calloc(context, count, size);             \
+        return calloc_charged(thread, count, size, &wrapped[domain]);        \
+    }                                                                        \
+    static void *realloc_##domain(void *context, void *old, size_t size) {   \
+        (void)context;                                                       \
+        return reallocate(old, size, &wrapped[domain]);                      \
+    }                                                                        \
+    static void free_##domain(void *context, void *block) {                  \
+        struct sp_leaf *leaf = sp_charge_find(block);                        \
+        if (leaf != NULL)                                                    \
+            free_found(leaf, block, &wrapped[domain]);                       \
+        else                                                                 \
+            wrapped[domain].free(context, block);                            \
     }
 
 HOOKS(0)
