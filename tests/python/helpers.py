@@ -10,10 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import pytest
+
 import spanprof
 from spanprof import _core
 
 IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+exact_with_the_gil = pytest.mark.skipif(
+    IS_FREE_THREADED,
+    reason="free-threaded builds have other allocators, and free some blocks later",
+)
 
 T = TypeVar("T")
 

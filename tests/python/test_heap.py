@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 import spanprof
 from spanprof import Profile, Reporter, span
 
-from .helpers import Values, by_path, in_thread, in_threads, run_python, series
+from .helpers import (
+    Values,
+    by_path,
+    exact_with_the_gil,
+    in_thread,
+    in_threads,
+    run_python,
+    series,
+)
 
 TINY = 20_000
 """More than what ctypes and the interpreter allocate besides a block of a test."""
@@ -166,6 +174,7 @@ def test_rule_5_5_an_opened_span_is_charged_while_it_runs(no_gc: None) -> None:
     del first, third
 
 
+@exact_with_the_gil
 @DOMAINS
 def test_rule_5_5_realloc_is_one_deallocation_and_one_allocation(name: str) -> None:
     malloc, realloc, free, _ = domain(name)
@@ -200,12 +209,13 @@ def test_rule_5_5_realloc_counts_once(no_gc: None) -> None:
             block = bytearray(1000)
         for size in (10_000, 100, 1_000_000, 30_000_000, 17, 700):
             more = bytes(max(size - len(block), 0))
+            rest = slice(size, None)
             before = spanprof.snapshot()
             with span("b"):
                 if more:
                     block += more
                 else:
-                    del block[size:]
+                    del block[rest]
             found = values_of(spanprof.snapshot() - before, "b")
             assert found["alloc_objects"] == 1, size
             assert found["alloc_space"] == block.__alloc__(), size
@@ -739,6 +749,7 @@ def test_sampled_values_are_without_bias(size: int, no_gc: None) -> None:
     assert session.result.heap_peak == pytest.approx(whole["inuse_space"], rel=0.1)
 
 
+@exact_with_the_gil
 def test_sampled_blocks_freed_by_others_leave_nothing(no_gc: None) -> None:
     made: list[list[bytearray]] = [[] for _ in range(4)]
 

@@ -23,6 +23,7 @@ from spanprof import span
 from .helpers import (
     Values,
     by_path,
+    exact_with_the_gil,
     in_thread,
     in_threads,
     run_python,
@@ -164,6 +165,7 @@ if sys.version_info >= (3, 13) and sysconfig.get_config_var("WITH_MIMALLOC"):
     ALLOCATORS += ["mimalloc", "mimalloc_debug"]
 
 
+@exact_with_the_gil
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 def test_hazard_1_over_every_allocator(
     allocator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -379,6 +381,7 @@ def test_hazard_4_sessions_come_and_go_in_a_race(lib: ctypes.CDLL) -> None:
     assert churned > 1000
 
 
+@exact_with_the_gil
 @pytest.mark.parametrize("allocator", ["default", "pymalloc_debug"])
 def test_hazard_4_hooks_come_while_others_allocate(
     allocator: str,
@@ -672,6 +675,7 @@ def test_hazard_6_threads_end_with_live_blocks_and_locals() -> None:
 # --- 7: the interpreter ends ----------------------------------------------------------
 
 
+@exact_with_the_gil
 @pytest.mark.parametrize("stop", ["stopped", "running"])
 @pytest.mark.parametrize("allocator", ["default", "malloc"])
 def test_hazard_7_exit_with_live_blocks(
@@ -925,6 +929,7 @@ print("done")
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
+@exact_with_the_gil
 @needs_limit
 def test_hazard_13_a_program_that_runs_out_of_memory(tmp_path: Path) -> None:
     """It gets its MemoryError, frees what it has and goes on."""

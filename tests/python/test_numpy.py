@@ -17,7 +17,7 @@ import spanprof
 from spanprof import span
 from spanprof.integrations import numpy as integration
 
-from .helpers import in_thread
+from .helpers import exact_with_the_gil, in_thread
 
 np: Any = pytest.importorskip("numpy")
 
@@ -74,6 +74,7 @@ def test_rule_5_6_resize_is_a_realloc() -> None:
         del array
 
 
+@exact_with_the_gil
 def test_rule_5_6_on_every_thread_that_opens_spans() -> None:
     def work(number: int) -> Any:
         with span("work"):
