@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import pickle
+import signal
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -1018,8 +1019,13 @@ def test_rule_3_4_an_interrupt_in_a_label_is_not_lost() -> None:
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
-    with spanprof.start(record_labels=["label"]), pytest.raises(KeyboardInterrupt):
-        open_and_go_on(Label())
+    # A job in the background is started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with spanprof.start(record_labels=["label"]), pytest.raises(KeyboardInterrupt):
+            open_and_go_on(Label())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_rule_3_1_a_label_that_enters_its_own_span() -> None:
