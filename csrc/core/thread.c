@@ -8,7 +8,7 @@
 
 SP_TLS struct sp_thread *sp_thread_self;
 _Atomic uint32_t sp_site_epoch = 1;
-void (*_Atomic sp_thread_joined)(void);
+void (*sp_thread_joined)(void);
 
 /* Guards the free list and the making of states. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -143,9 +143,7 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
     if (thread == NULL || thread->is_profilers) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
     sp_span_exit_requested(thread);
-    void (*joined)(void) =
-        atomic_load_explicit(&sp_thread_joined, memory_order_relaxed);
-    if (joined != NULL) joined();
+    if (sp_thread_joined != NULL) sp_thread_joined();
     return thread;
 }
 

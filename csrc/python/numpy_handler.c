@@ -1,26 +1,18 @@
 /* numpy allocates the data of arrays by a *handler* (NEP 49): a structure of functions,
- * in a capsule, in a context variable. Ours interpose on those that are there, as
- * alloc_hooks.c does on CPython's allocators. numpy's own may call the C library, where
+ * in a capsule, in a context variable. Ours interposes on the one that is there, as
+ * alloc_hooks.c does on CPython's allocators. numpy's own calls the C library, where
  * nobody would see it.
  *
- * All contexts without a handler of the program's have numpy's default one, also those
- * that are made later on: its functions are exchanged where they are, once for all
- * threads and tasks. A handler that the program has set for a context (or the default
- * one, should numpy make it read-only) is replaced by a *wrapper* in that context, when
- * its thread first opens a span of the session (sp_thread_joined).
- *
- * Arrays keep the handler that made them: ours are never taken out, stay valid for
- * ever, and forward after the session. numpy may call them without the GIL: they call
- * nothing of CPython.
- *
- * numpy is one per process, of the main interpreter: in others nothing is done. */
+ * A handler is set for one context, and a new thread begins with the default one. So it
+ * is set on each thread when it first opens a span of the session (sp_thread_joined).
+ * Arrays keep the handler that made them: ours stays valid for ever, and forwards after
+ * the session. numpy may call it without the GIL: it calls nothing of CPython. */
 #include "numpy_handler.h"
 
 #include "charged.h"
 
 #include "../core/session.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,27 +32,13 @@ typedef struct {
 #define CAPSULE_NAME "mem_handler"
 
 /* Places in numpy's table of functions, which its binary interface keeps. */
-enum {
-    API_VERSION = 0,
-    API_FEATURE_VERSION = 211,
-    API_SET_HANDLER = 304,
-    API_GET_HANDLER = 305,
-    API_DEFAULT_HANDLER = 306
-};
-#define ABI_FIRST 1u /* numpy 1 and 2: later ones may have other places */
-#define ABI_LAST 2u
+enum { API_FEATURE_VERSION = 211, API_SET_HANDLER = 304, API_GET_HANDLER = 305 };
 #define HANDLERS_SINCE 0xfu /* feature version of numpy 1.22 */
 
-/* Written by the thread that sets is_taken, before it sets is_on. */
 static PyObject *(*set_handler)(PyObject *); /* returns the one before */
 static PyObject *(*get_handler)(void);
-static _Atomic bool is_taken, is_on;
-
+static _Atomic bool is_on;
 _Atomic bool numpy_handler_pending;
-_Atomic uint32_t numpy_handler_count;
-
-/* What the default handler's functions were. Written before they are exchanged. */
-static DataAllocator default_wrapped;
 
 /* One for each handler that was found in some context. Never freed. */
 struct wrapper {
@@ -70,119 +48,41 @@ struct wrapper {
     struct wrapper *next;
 };
 static _Atomic(struct wrapper *) wrappers;
-/* Some programs make a handler for each use of it; those past the limit stay as they
- * are. */
-#define WRAPPERS_MAX 256u
 
-/* --- the functions ------------------------------------------------------------- */
+/* --- the handler -------------------------------------------------------------- */
 
-static inline void *forward_malloc(const DataAllocator *wrapped, size_t size) {
+static void *handler_malloc(void *context, size_t size) {
+    const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
     struct sp_thread *thread = sp_thread_self;
     if (!charged_is_on(thread)) return wrapped->malloc(wrapped->ctx, size);
     return charged_malloc(thread, wrapped->malloc, wrapped->ctx, size);
 }
 
-static inline void *forward_calloc(const DataAllocator *wrapped, size_t count,
-                                   size_t size) {
+static void *handler_calloc(void *context, size_t count, size_t size) {
+    const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
     struct sp_thread *thread = sp_thread_self;
     if (!charged_is_on(thread)) return wrapped->calloc(wrapped->ctx, count, size);
     return charged_calloc(thread, wrapped->calloc, wrapped->ctx, count, size);
 }
 
-static inline void *forward_realloc(const DataAllocator *wrapped, void *block,
-                                    size_t size) {
+static void *handler_realloc(void *context, void *block, size_t size) {
+    const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
     return charged_realloc(wrapped->realloc, wrapped->ctx, block, size);
 }
 
-static inline void forward_free(const DataAllocator *wrapped, void *block,
-                                size_t size) {
+static void handler_free(void *context, void *block, size_t size) {
+    const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
     if (block != NULL) sp_charge_free(block);
     wrapped->free(wrapped->ctx, block, size);
 }
 
-/* numpy read the address of one of the functions below and nothing more: the fence
- * pairs with the release that made it known. */
-static inline const DataAllocator *around_default(void) {
-    atomic_thread_fence(memory_order_acquire);
-    return &default_wrapped;
-}
-
-static void *default_malloc(void *context, size_t size) {
-    (void)context;
-    return forward_malloc(around_default(), size);
-}
-static void *default_calloc(void *context, size_t count, size_t size) {
-    (void)context;
-    return forward_calloc(around_default(), count, size);
-}
-static void *default_realloc(void *context, void *block, size_t size) {
-    (void)context;
-    return forward_realloc(around_default(), block, size);
-}
-static void default_free(void *context, void *block, size_t size) {
-    (void)context;
-    forward_free(around_default(), block, size);
-}
-
-static inline const DataAllocator *around(const void *context) {
-    return ((const struct wrapper *)context)->wrapped;
-}
-
-static void *wrapper_malloc(void *context, size_t size) {
-    return forward_malloc(around(context), size);
-}
-static void *wrapper_calloc(void *context, size_t count, size_t size) {
-    return forward_calloc(around(context), count, size);
-}
-static void *wrapper_realloc(void *context, void *block, size_t size) {
-    return forward_realloc(around(context), block, size);
-}
-static void wrapper_free(void *context, void *block, size_t size) {
-    forward_free(around(context), block, size);
-}
-
-static bool is_ours(const DataAllocator *allocator) {
-    return allocator->malloc == default_malloc || allocator->malloc == wrapper_malloc;
-}
-
-/* --- the default handler -------------------------------------------------------- */
-
-static bool is_writable(const void *object, size_t size) {
-    uintptr_t from = (uintptr_t)object, to = from + size;
-    FILE *maps = fopen("/proc/self/maps", "re");
-    if (maps == NULL) return false;
-    bool found = false;
-    uintmax_t begin, end;
-    char writes;
-    while (!found && fscanf(maps, "%jx-%jx %*1c%c%*[^\n]", &begin, &end, &writes) == 3)
-        found = begin <= from && to <= end && writes == 'w';
-    fclose(maps);
-    return found;
-}
-
-/* The context stays as it is, so that a thread that sees some of the new functions and
- * some of the old ones does no harm: at worst it makes a block that is not counted, as
- * what frees is there first. */
-static void exchange(DataAllocator *allocator) {
-    if (is_ours(allocator) || !is_writable(allocator, sizeof *allocator)) return;
-    default_wrapped = *allocator;
-    __atomic_store_n(&allocator->free, default_free, __ATOMIC_RELEASE);
-    __atomic_store_n(&allocator->realloc, default_realloc, __ATOMIC_RELEASE);
-    __atomic_store_n(&allocator->calloc, default_calloc, __ATOMIC_RELEASE);
-    __atomic_store_n(&allocator->malloc, default_malloc, __ATOMIC_RELEASE);
-    atomic_fetch_add_explicit(&numpy_handler_count, 1, memory_order_relaxed);
-}
-
-/* --- others, by context --------------------------------------------------------- */
-
 static struct wrapper *wrapper_make(PyObject *capsule, const DataHandler *found) {
     struct wrapper *made = calloc(1, sizeof *made);
     if (made == NULL) return NULL;
-    made->handler = (DataHandler){.version = 1,
-                                  .allocator = {made, wrapper_malloc, wrapper_calloc,
-                                                wrapper_realloc, wrapper_free}};
-    /* numpy's get_handler_name tells programs whose handler an array has. */
-    memcpy(made->handler.name, found->name, sizeof made->handler.name);
+    made->handler = (DataHandler){
+        "spanprof",
+        1,
+        {made, handler_malloc, handler_calloc, handler_realloc, handler_free}};
     made->wrapped = &found->allocator;
     made->capsule = PyCapsule_New(&made->handler, CAPSULE_NAME, NULL);
     if (made->capsule == NULL) {
@@ -196,18 +96,18 @@ static struct wrapper *wrapper_make(PyObject *capsule, const DataHandler *found)
 /* The capsule to set around the one that is there, borrowed; NULL to leave it. */
 static PyObject *capsule_around(PyObject *capsule) {
     const DataHandler *found = PyCapsule_GetPointer(capsule, CAPSULE_NAME);
-    if (found == NULL || found->version != 1 || is_ours(&found->allocator)) return NULL;
+    if (found == NULL || found->version != 1 ||
+        found->allocator.malloc == handler_malloc)
+        return NULL;
     struct wrapper *first = atomic_load_explicit(&wrappers, memory_order_acquire);
-    uint32_t count = 0;
-    for (struct wrapper *known = first; known != NULL; known = known->next, count++)
+    for (struct wrapper *known = first; known != NULL; known = known->next)
         if (known->wrapped_capsule == capsule) return known->capsule;
-    struct wrapper *made = count < WRAPPERS_MAX ? wrapper_make(capsule, found) : NULL;
+    struct wrapper *made = wrapper_make(capsule, found);
     if (made == NULL) return NULL;
     /* Two threads may each make one for the same handler, which does no harm. */
     do made->next = first;
     while (!atomic_compare_exchange_weak_explicit(
         &wrappers, &first, made, memory_order_release, memory_order_acquire));
-    atomic_fetch_add_explicit(&numpy_handler_count, 1, memory_order_relaxed);
     return made->capsule;
 }
 
@@ -231,54 +131,30 @@ static void protected(void (*call)(void)) {
     sp_thread_resume(thread, paused);
 }
 
-/* --- who sets them -------------------------------------------------------------- */
+/* --- who sets it --------------------------------------------------------------- */
 
-/* A thread opens its first span of a session, or was told to look again. It need not be
- * Python's. */
+/* A thread opens its first span of a session, or was told to look again. */
 static void on_thread_joined(void) {
     if (atomic_load_explicit(&is_on, memory_order_acquire) &&
-        sp_session_config.track_allocations && compat_is_attached_to_main())
+        sp_session_config.track_allocations && PyGILState_Check())
     protected(set_here);
-}
-
-/* False if that numpy has no handlers, or none yet. */
-static bool take_api(void **table) {
-    unsigned (*version)(void) = (unsigned (*)(void))table[API_VERSION];
-    unsigned (*feature_version)(void) = (unsigned (*)(void))table[API_FEATURE_VERSION];
-    unsigned abi = version() >> 24;
-    if (abi < ABI_FIRST || abi > ABI_LAST || feature_version() < HANDLERS_SINCE)
-        return false;
-    PyObject *capsule = *(PyObject **)table[API_DEFAULT_HANDLER];
-    if (capsule == NULL) return false;
-    DataHandler *handler = PyCapsule_GetPointer(capsule, CAPSULE_NAME);
-    if (handler == NULL) return false;
-    if (!atomic_exchange(&is_taken, true)) {
-        set_handler = (PyObject * (*)(PyObject *)) table[API_SET_HANDLER];
-        get_handler = (PyObject * (*)(void)) table[API_GET_HANDLER];
-        if (handler->version == 1) exchange(&handler->allocator);
-        atomic_store_explicit(&is_on, true, memory_order_release);
-    }
-    /* Else another thread is about to. */
-    return atomic_load_explicit(&is_on, memory_order_acquire);
 }
 
 static PyObject *numpy_enable(PyObject *module, PyObject *api) {
     (void)module;
-    if (!compat_is_attached_to_main()) Py_RETURN_FALSE;
     void **table = PyCapsule_GetPointer(api, NULL);
     if (table == NULL) return NULL;
-    if (!take_api(table)) {
-        if (PyErr_Occurred()) return NULL;
-        Py_RETURN_FALSE;
-    }
+    unsigned (*feature_version)(void) = (unsigned (*)(void))table[API_FEATURE_VERSION];
+    if (feature_version() < HANDLERS_SINCE) Py_RETURN_FALSE;
+    set_handler = (PyObject * (*)(PyObject *)) table[API_SET_HANDLER];
+    get_handler = (PyObject * (*)(void)) table[API_GET_HANDLER];
+    atomic_store_explicit(&is_on, true, memory_order_release);
     atomic_store_explicit(&numpy_handler_pending, false, memory_order_relaxed);
     protected(set_here);
     for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
         sp_thread_poke(t);
     Py_RETURN_TRUE;
 }
-
-/* --- numpy comes later ----------------------------------------------------------- */
 
 static void look(void) {
     PyObject *modules = PySys_GetObject("modules"); /* borrowed */
@@ -296,53 +172,13 @@ static void look(void) {
 }
 
 void numpy_handler_look_slow(void) {
-    if (compat_is_attached_to_main()) protected(look);
+    protected(look);
 }
-
-#if SPANPROF_DICT_WATCHERS
-
-static int look_soon(void *unused) {
-    (void)unused;
-    if (sp_session_running() != 0) numpy_handler_look();
-    return 0;
-}
-
-/* sys.modules changes. Called in the middle of that, perhaps with an exception pending:
- * no more than to leave word for the main thread. */
-static int on_modules_change(PyDict_WatchEvent event, PyObject *modules, PyObject *key,
-                             PyObject *module) {
-    (void)modules;
-    (void)module;
-    static const char prefix[] = "numpy.";
-    const size_t length = sizeof prefix - 1;
-    if (event == PyDict_EVENT_ADDED && PyUnicode_Check(key) &&
-        PyUnicode_IS_COMPACT_ASCII(key) && (size_t)PyUnicode_GET_LENGTH(key) > length &&
-        memcmp(PyUnicode_1BYTE_DATA(key), prefix, length) == 0 &&
-        atomic_load_explicit(&numpy_handler_pending, memory_order_relaxed))
-        Py_AddPendingCall(look_soon, NULL);
-    return 0;
-}
-
-static void watch_modules(void) {
-    static int watcher = -1;
-    PyObject *modules = PySys_GetObject("modules"); /* borrowed */
-    if (modules == NULL || !PyDict_Check(modules)) return;
-    if (watcher < 0) watcher = PyDict_AddWatcher(on_modules_change);
-    if (watcher >= 0) PyDict_Watch(watcher, modules);
-}
-
-#else
-static void watch_modules(void) {
-}
-#endif
 
 void numpy_handler_want(bool wanted) {
+    sp_thread_joined = on_thread_joined;
     atomic_store_explicit(&numpy_handler_pending, wanted, memory_order_relaxed);
-    if (!wanted) return;
-    numpy_handler_look_slow();
-    if (atomic_load_explicit(&numpy_handler_pending, memory_order_relaxed) &&
-        compat_is_attached_to_main())
-    protected(watch_modules);
+    if (wanted) numpy_handler_look_slow();
 }
 
 static PyMethodDef functions[] = {
@@ -351,6 +187,5 @@ static PyMethodDef functions[] = {
 };
 
 int numpy_handler_init(PyObject *module) {
-    atomic_store_explicit(&sp_thread_joined, on_thread_joined, memory_order_relaxed);
     return PyModule_AddFunctions(module, functions);
 }
