@@ -604,21 +604,27 @@ def test_hazard_5_they_run_while_spans_and_reporters_do(lib: ctypes.CDLL) -> Non
 
 
 def test_hazard_6_blocks_freed_after_our_destructor(lib: ctypes.CDLL) -> None:
-    """By a thread-local destructor of somebody else, in its last round."""
+    """By a thread-local destructor of somebody else, in its last round.
 
-    def work() -> None:
+    The thread's state may be another thread's by then, which is busy itself.
+    """
+
+    def end_late() -> None:
         with span("a"):
-            lib.free_at_thread_exit(lib.make_blocks(100, 1000))
+            lib.free_at_thread_exit(lib.make_blocks(3000, 1000))
+
+    def work(number: int) -> None:
+        for _ in range(15):
+            in_thread(end_late)
 
     freed = lib.count_late_frees()
     with spanprof.start(track_heap=True):
-        for _ in range(20):
-            in_thread(work)
-        wait_until(lambda: lib.count_late_frees() == freed + 20)
+        in_threads(3, work)
+        wait_until(lambda: lib.count_late_frees() == freed + 45)
         values = values_of("a")
-    assert values["alloc_space"] > 20 * 100_000
-    assert 0 <= values["inuse_space"] < 20 * DUST
-    assert values["inuse_objects"] < 20 * 5
+    assert values["alloc_space"] > 45 * 3_000_000
+    assert 0 <= values["inuse_space"] < 45 * DUST
+    assert values["inuse_objects"] < 45 * 5
 
 
 def test_hazard_6_destructors_after_the_session(lib: ctypes.CDLL) -> None:
