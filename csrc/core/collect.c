@@ -23,6 +23,7 @@ struct shown {
 };
 struct reported {
     int64_t value[SP_METRIC_SUMS];
+    int64_t peak; /* the highest that a delta told */
 };
 
 /* Under the collector's lock, as every call here. */
@@ -150,7 +151,8 @@ static void add_heap(uint32_t generation, struct sums *sums) {
         /* Of all paths together. */
         uint64_t live = sp_load(&t->heap.live), peak = sp_load(&t->heap.peak);
         all->space += live;
-        if ((live | peak) != 0) all->users++;
+        if (atomic_load_explicit(&t->heap.took_part, memory_order_relaxed))
+            all->users++;
         if ((int64_t)peak > (int64_t)all->peak) all->peak = peak;
     }
 }
@@ -334,11 +336,13 @@ struct sp_profile *sp_collect_cumulative(void) {
     return tidy(profile);
 }
 
-/* A node that did nothing since the last delta, and holds nothing, is not in it. */
-static void forget_peak_if_unused(struct sp_node *node) {
+/* A node that did nothing since the last delta, and holds nothing, is not in it; unless
+ * its peak is news, as the deltas before it may have told nothing of the heap. */
+static void forget_peak_if_unused(struct sp_node *node, int64_t *told) {
     int64_t peak = node->value[SP_INUSE_PEAK_SPACE];
     node->value[SP_INUSE_PEAK_SPACE] = 0;
-    if (!sp_node_empty(node)) node->value[SP_INUSE_PEAK_SPACE] = peak;
+    if (peak > *told || !sp_node_empty(node)) node->value[SP_INUSE_PEAK_SPACE] = peak;
+    if (peak > *told) *told = peak;
 }
 
 /* Whether this delta is to tell of the heap. A report comes now and then a little
@@ -386,7 +390,7 @@ struct sp_profile *sp_collect_delta(struct sp_profile **cumulative) {
             node->value[i] = now - reported->value[i];
             reported->value[i] = now;
         }
-        forget_peak_if_unused(node);
+        forget_peak_if_unused(node, &reported->peak);
     }
     profile->start_unix += reported_until;
     profile->level_start = profile->start_unix;

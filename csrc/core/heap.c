@@ -201,7 +201,8 @@ static void publish_change(uint32_t generation, uint32_t path, uint64_t change) 
     raise_shared(&shared->peak, before + change);
 }
 
-/* Tell the path, and all, what the account and the thread hold now. */
+/* Tell the path, and all, what the account and the thread hold now. The first block
+ * of every account is told. */
 static void publish(struct sp_thread *thread, struct sp_account *account) {
     uint32_t generation = thread->cells.accounts.generation;
     uint64_t space = sp_load(&account->space), freed = sp_load(&account->freed_space);
@@ -212,6 +213,7 @@ static void publish(struct sp_thread *thread, struct sp_account *account) {
     uint64_t live = sp_load(&thread->heap.live);
     publish_change(generation, SP_PATH_ROOT, live - thread->heap.published);
     thread->heap.published = live;
+    atomic_store_explicit(&thread->heap.took_part, true, memory_order_relaxed);
     sp_heap_tick(sp_clock_wall());
 }
 
@@ -299,6 +301,7 @@ void sp_heap_weigh(uint64_t size, uint64_t *objects, uint64_t *space) {
 void sp_thread_heap_reset(struct sp_thread_heap *heap) {
     sp_store(&heap->live, 0);
     sp_store(&heap->peak, 0);
+    atomic_store_explicit(&heap->took_part, false, memory_order_relaxed);
     heap->published = 0;
     heap->randomness = 0;
     heap->sample_in = sp_heap_is_sampled() ? draw(heap) : 0;

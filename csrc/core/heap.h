@@ -52,6 +52,9 @@ struct sp_accounts {
 /* What a thread knows about all its blocks. Written by the owning thread. */
 struct sp_thread_heap {
     sp_counter live, peak; /* allocated - freed by this thread; wraps around */
+    /* It made or freed a block. What it holds may be nothing all the same: it may have
+     * freed what others made, and made as much. */
+    _Atomic bool took_part;
     uint64_t published;
     int64_t sample_in;   /* bytes to the next sample */
     uint64_t randomness; /* of the samples; 0: not seeded */

@@ -129,11 +129,14 @@ static int32_t merger_node(struct merger *m, int32_t parent, uint32_t callsite,
 /* Which of two profiles has the levels of both. */
 enum levels { LEVELS_ADD, LEVELS_OF_A, LEVELS_OF_B };
 
+static bool is_same_time(const struct sp_profile *a, const struct sp_profile *b) {
+    return a->level_start == b->level_start && a->level_end == b->level_end;
+}
+
 static enum levels choose_levels(const struct sp_profile *a, const struct sp_profile *b,
                                  int sign) {
     bool in_a = a->kinds & SP_BIT(SP_KIND_HEAP), in_b = b->kinds & SP_BIT(SP_KIND_HEAP);
-    bool same_time = a->level_start == b->level_start && a->level_end == b->level_end;
-    if (sign < 0 || (in_a == in_b && (!in_a || same_time))) return LEVELS_ADD;
+    if (sign < 0 || (in_a == in_b && (!in_a || is_same_time(a, b)))) return LEVELS_ADD;
     if (in_a != in_b) return in_a ? LEVELS_OF_A : LEVELS_OF_B;
     if (a->level_end <= b->level_start) return LEVELS_OF_B;
     return b->level_end <= a->level_start ? LEVELS_OF_A : LEVELS_ADD;
@@ -215,7 +218,10 @@ static bool merge_levels(struct sp_profile *result, const struct part *a,
         if (y->level_end > result->level_end) result->level_end = y->level_end;
     }
     add_value(&result->heap_peak, x->heap_peak, SP_INUSE_PEAK_SPACE, a);
-    add_value(&result->heap_peak, y->heap_peak, SP_INUSE_PEAK_SPACE, b);
+    /* Parts of one profile have different nodes, but both have what is of all. */
+    struct part of_all = *b;
+    if (b->sign > 0 && is_same_time(x, y)) of_all.levels_add = false;
+    add_value(&result->heap_peak, y->heap_peak, SP_INUSE_PEAK_SPACE, &of_all);
     bool with_ages = b->sign > 0 && ((a->has_levels && x->ages != NULL) ||
                                      (b->has_levels && y->ages != NULL));
     return !with_ages || sp_profile_add_ages(result);
