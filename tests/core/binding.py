@@ -305,6 +305,21 @@ class Core:
         status = self.lib.spt_start_heap(max_nodes, sample_bytes, by_span, max_closed)
         assert status == STARTED
 
+    def start_memory(
+        self,
+        allocations: bool = True,
+        heap: bool = True,
+        max_nodes: int = 100_000,
+        sample_bytes: int = 0,
+        by_span: bool = False,
+        max_closed: int = 1000,
+        interval: int = 0,
+    ) -> None:
+        """A session of any kind, with all times; ``interval`` is of the heap."""
+        start = self.lib.spt_start_memory
+        settings = (max_nodes, sample_bytes, by_span, max_closed, interval)
+        assert start(allocations, heap, *settings) == STARTED
+
     def free(self, address: int, thread: Thread | None = None) -> None:
         """A thread, or one that the core does not know, frees a block."""
         state = self.ffi.NULL if thread is None else thread.pointer
@@ -315,6 +330,26 @@ class Core:
         walk = self.ffi.new("struct spt_walk *")
         self.lib.spt_heap_walk(path, walk)
         return int(walk.objects), int(walk.space)
+
+    def live(self) -> dict[Stack, tuple[int, int]]:
+        """Blocks and bytes that are in the shadow map; in fixed point if sampled."""
+        count = self.lib.sp_paths_count()
+        live = self.ffi.new("struct spt_live[]", count)
+        self.lib.spt_heap_live(live, count)
+        return {
+            self.stack_of(path): (int(live[path].objects), int(live[path].space))
+            for path in range(count)
+            if live[path].objects
+        }
+
+    def stack_of(self, path: int) -> Stack:
+        stack: Stack = ()
+        while path != 0:
+            key = self.lib.sp_path_key(path)
+            frame = self.callsite_name(key & 0xFFFFFFFF), self.labels_of(key >> 32)
+            stack = (frame, *stack)
+            path = self.lib.sp_path_parent(path)
+        return stack
 
     def owners(self) -> dict[int, tuple[int, int, bool]]:
         """Spans with a record: blocks, bytes, whether they are destroyed; by id."""

@@ -139,6 +139,9 @@ uint32_t spt_thread_cells(const struct sp_thread *thread);
 
 int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
                    uint32_t max_closed);
+int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
+                     uint64_t sample_bytes, bool by_span, uint32_t max_closed,
+                     uint64_t heap_interval);
 void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size);
 void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t step,
                          uint64_t count, uint64_t size);
@@ -151,6 +154,11 @@ struct spt_walk {
     uint32_t path;
 };
 void spt_heap_walk(uint32_t path, struct spt_walk *walk);
+struct spt_live {
+    uint64_t objects, space;
+};
+void spt_heap_live(struct spt_live *paths, uint32_t count);
+void spt_block_churn(struct sp_thread *thread, uint64_t address, uint64_t rounds);
 uint64_t spt_heap_now(void);
 struct sp_heap_span_view {
     uint64_t id;

@@ -155,6 +155,24 @@ int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
     return (int)sp_start(&wanted, NULL);
 }
 
+/* Every setting that memory has; times are taken as well. */
+int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
+                     uint64_t sample_bytes, bool by_span, uint32_t max_closed,
+                     uint64_t heap_interval) {
+    struct sp_session_config wanted = {.track_wall = true,
+                                       .track_cpu = true,
+                                       .track_allocations = allocations,
+                                       .track_heap = heap,
+                                       .max_nodes = max_nodes,
+                                       .max_label_values = 1000,
+                                       .heap_sample_bytes = sample_bytes,
+                                       .heap_interval = heap_interval,
+                                       .heap_by_span = by_span,
+                                       .max_closed_heap_spans = max_closed};
+    sp_ages_limit(0);
+    return (int)sp_start(&wanted, NULL);
+}
+
 /* Blocks are addresses that nobody looks behind. These do as the allocation hooks do,
  * on the thread given; NULL is one that has no state. */
 void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size) {
@@ -206,6 +224,44 @@ static void add_if_of_path(void *context, sp_entry entry, uint64_t size) {
 void spt_heap_walk(uint32_t path, struct spt_walk *walk) {
     *walk = (struct spt_walk){sp_load(&sp_heap_now), 0, 0, path};
     sp_shadow_walk(add_if_of_path, walk);
+}
+
+struct spt_live {
+    uint64_t objects, space;
+};
+
+struct all_live {
+    uint64_t now;
+    struct spt_live *paths;
+    uint32_t count;
+};
+
+static void add_to_its_path(void *context, sp_entry entry, uint64_t size) {
+    const struct all_live *all = context;
+    uint32_t path = sp_owner_path(sp_entry_owner(entry));
+    if (sp_heap_age(all->now, entry) < 0) return;
+    if (path >= all->count) abort();
+    uint64_t objects = 1;
+    if (sp_heap_is_sampled()) sp_heap_weigh(size, &objects, &size);
+    all->paths[path].objects += objects;
+    all->paths[path].space += size;
+}
+
+/* What the map says that each path below `count`, which are all, has in use; in fixed
+ * point if sampled. */
+void spt_heap_live(struct spt_live *paths, uint32_t count) {
+    memset(paths, 0, count * sizeof *paths);
+    struct all_live all = {sp_load(&sp_heap_now), paths, count};
+    sp_shadow_walk(add_to_its_path, &all);
+}
+
+/* Have the thread be in the middle of the map's slowest part for a while. */
+void spt_block_churn(struct sp_thread *thread, uint64_t address, uint64_t rounds) {
+    for (uint64_t round = 0; round < rounds; round++)
+        for (uint64_t n = 0; n < 64; n++) {
+            if (round > 0) spt_block_free(NULL, address + 16 * n + 8);
+            spt_block_make(thread, address + 16 * n + 8, 1);
+        }
 }
 
 uint64_t spt_heap_now(void) {
