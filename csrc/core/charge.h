@@ -10,10 +10,10 @@
 
 #define SP_PASSES_MOST 256u /* bytes; pymalloc passes on what is over 512 */
 
-/* The calling thread has made a block for its innermost span, whose account is not
- * NULL. Returns the block. */
-void *sp_charge_allocated_slow(struct sp_thread *thread, struct sp_account *account,
-                               void *block, size_t size);
+struct sp_making;
+
+/* sp_charge_made for every block but NULL, on a thread that is charged. */
+void *sp_charge_made_slow(const struct sp_making *making, void *block, size_t size);
 
 /* The caller is about to free a block of its own, any but NULL. */
 void sp_charge_free_slow(const void *block);
@@ -32,14 +32,9 @@ static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
                                              const void *block, size_t size) {
     uint64_t now = sp_load(&sp_heap_now);
     if (SP_UNLIKELY(now >> 32 != thread->cells.accounts.exact_generation)) {
-        if (thread->cells.accounts.mode == SP_ALLOC_COUNT) {
-            sp_add(&account->objects, 1);
-            sp_add(&account->space, size);
-            return true;
-        }
-        int64_t sample_in = thread->heap.sample_in - (int64_t)size;
-        if (SP_UNLIKELY(sample_in <= 0 || (int64_t)size <= 0)) return false;
-        thread->heap.sample_in = sample_in;
+        if (thread->cells.accounts.mode != SP_ALLOC_COUNT) return false;
+        sp_add(&account->objects, 1);
+        sp_add(&account->space, size);
         return true;
     }
     uint64_t space = sp_load(&account->space) + size;
@@ -52,23 +47,44 @@ static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
     return true;
 }
 
-/* True if a block of that size, which the calling thread is about to make, is no
- * sample: then there is nothing to do for it, before or after. Only for sizes that no
+/* True if there is nothing to do for a block of that size, which the calling thread is
+ * about to make: it is nobody's, or no sample. Only small blocks pass, which no
  * allocator passes on to another one of those that are hooked, which would count them
- * again. */
-static inline bool sp_charge_passes(struct sp_thread *thread, size_t size) {
-    int64_t sample_in = thread->heap.sample_in - (int64_t)size; /* 0 if not sampled */
-    if (sample_in <= 0 || size - 1 >= SP_PASSES_MOST) return false;
-    thread->heap.sample_in = sample_in;
+ * again. (Of no bytes at all each would have no chance to be a sample.) */
+static inline bool sp_charge_passes(size_t size) {
+    int64_t left = sp_thread_allowance - (int64_t)size;
+    if (SP_UNLIKELY(left <= 0 || size - 1 >= SP_PASSES_MOST)) return false;
+    sp_thread_allowance = left;
     return true;
 }
 
-static inline void *sp_charge_allocated(struct sp_thread *thread,
-                                        struct sp_account *account, void *block,
-                                        size_t size) {
-    if (SP_LIKELY(sp_charge_allocated_quick(thread, account, block, size)))
-        return block;
-    return sp_charge_allocated_slow(thread, account, block, size);
+/* Around the call that makes a block: the call may go through another hook, and the
+ * block is to count once. As sp_thread_pause and sp_thread_resume, but no span begins
+ * or ends between the two. */
+struct sp_making {
+    struct sp_thread *charged; /* NULL: nobody is */
+    int64_t allowance;
+};
+
+static inline struct sp_making sp_charge_make(void) {
+    struct sp_making making = {sp_thread_charged, sp_thread_allowance};
+    sp_thread_charged = NULL;
+    sp_thread_allowance = SP_ALLOWANCE_OF_NOBODY;
+    return making;
+}
+
+/* `block` is what the call returned, NULL if it failed: that is no allocation. Returns
+ * it. */
+static inline void *sp_charge_made(const struct sp_making *making, void *block,
+                                   size_t size) {
+    struct sp_thread *charged = making->charged;
+    if (SP_LIKELY(charged != NULL && block != NULL) &&
+        SP_UNLIKELY(
+            !sp_charge_allocated_quick(charged, charged->alloc_account, block, size)))
+        return sp_charge_made_slow(making, block, size);
+    sp_thread_charged = charged;
+    sp_thread_allowance = making->allowance;
+    return block;
 }
 
 static inline void sp_raise(sp_counter *peak, uint64_t value) {
@@ -91,9 +107,9 @@ static inline void sp_account_subtract(struct sp_thread *thread,
 }
 
 /* The part of the map where a block may be that is about to be freed; NULL if it is
- * none of ours, which takes a few loads to tell. `block` may be NULL. */
+ * none of ours. `block` may be NULL. Ask sp_shadow_may_hold before. */
 static inline struct sp_leaf *sp_charge_find(const void *block) {
-    sp_leaf_slot *top = atomic_load_explicit(&sp_heap_map, memory_order_acquire);
+    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_acquire);
     return top != NULL ? sp_shadow_touched(top, (uintptr_t)block) : NULL;
 }
 
@@ -122,46 +138,39 @@ static inline bool sp_charge_free_quick(struct sp_leaf *leaf, const void *block)
 }
 
 static inline void sp_charge_free(const void *block) {
+    if (SP_LIKELY(!sp_shadow_may_hold(block))) return;
     struct sp_leaf *leaf = sp_charge_find(block);
     if (leaf != NULL && !sp_charge_free_quick(leaf, block)) sp_charge_free_slow(block);
 }
 
 /* A realloc in two steps around the call: one block freed, one made. The old block
  * leaves the map before another thread can get its address, and comes back if the call
- * fails. Between the two the thread's account is taken away, so that the call itself
- * charges nothing. */
+ * fails. Between the two nobody is charged, so that the call itself charges nothing. */
 struct sp_moving {
-    struct sp_thread *thread;
-    struct sp_account *account; /* NULL: nobody is charged for the new block */
+    struct sp_making making;
     uint64_t now, old_size;
     sp_entry entry; /* 0: the old block is not in the map */
 };
 
 /* `old` may be NULL. */
 static inline void sp_charge_move(struct sp_moving *moving, const void *old) {
-    struct sp_thread *thread = sp_thread_self;
-    moving->thread = thread;
     moving->now = sp_load(&sp_heap_now);
     moving->old_size = 0;
-    moving->entry =
-        old != NULL && moving->now != 0 ? sp_shadow_take(old, &moving->old_size) : 0;
-    moving->account = sp_thread_pause(thread);
+    moving->entry = sp_shadow_may_hold(old) && moving->now != 0 && old != NULL
+                        ? sp_shadow_take(old, &moving->old_size)
+                        : 0;
+    moving->making = sp_charge_make();
 }
 
 /* `block` is what the call returned for `size` bytes, NULL if it failed. Returns it. */
 static inline void *sp_charge_moved(const struct sp_moving *moving, const void *old,
                                     void *block, size_t size) {
-    struct sp_thread *thread = moving->thread;
     sp_entry entry = moving->entry;
-    if (moving->account != NULL) thread->alloc_account = moving->account;
-    if (SP_UNLIKELY(block == NULL)) {
-        if (entry != 0)
-            sp_charge_restore(thread, moving->now, old, entry, moving->old_size);
-        return NULL;
-    }
-    if (entry != 0) sp_charge_freed(thread, moving->now, entry, moving->old_size);
-    if (moving->account == NULL) return block;
-    return sp_charge_allocated(thread, moving->account, block, size);
+    if (entry != 0 && block != NULL)
+        sp_charge_freed(sp_thread_self, moving->now, entry, moving->old_size);
+    else if (entry != 0)
+        sp_charge_restore(sp_thread_self, moving->now, old, entry, moving->old_size);
+    return sp_charge_made(&moving->making, block, size);
 }
 
 #endif

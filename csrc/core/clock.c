@@ -211,6 +211,15 @@ uint64_t sp_clock_wall(void) {
     return injected.wall != NULL ? injected.wall(NULL) : gettime(CLOCK_MONOTONIC);
 }
 
+#ifndef CLOCK_MONOTONIC_COARSE
+#define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
+#endif
+
+uint64_t sp_clock_wall_coarse(void) {
+    return injected.wall != NULL ? injected.wall(NULL)
+                                 : gettime(CLOCK_MONOTONIC_COARSE);
+}
+
 bool sp_clock_cpu_of(const struct sp_clock *clock, uint64_t *cpu) {
     if (injected.wall != NULL) {
         *cpu = injected.cpu(clock->key);

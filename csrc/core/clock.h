@@ -63,6 +63,8 @@ void sp_clock_attach(struct sp_clock *clock, bool want_cpu, struct sp_moment *no
 /* Any thread: the shared wall clock, and the CPU time of the thread that the
  * clock is bound to. The latter is a system call and false once it has ended. */
 uint64_t sp_clock_wall(void);
+/* The same some milliseconds late, for a fifth of the price. */
+uint64_t sp_clock_wall_coarse(void);
 bool sp_clock_cpu_of(const struct sp_clock *clock, uint64_t *cpu);
 
 /* System CPU time of the calling thread. Only right after the thread clock was

@@ -18,7 +18,6 @@
 #define OLDEST 0x8000u
 
 sp_counter sp_heap_now;
-sp_leaf_slot *_Atomic sp_heap_map;
 sp_counter sp_heap_next_tick = UINT64_MAX;
 sp_counter sp_heap_sample_bytes;
 
@@ -67,8 +66,7 @@ static uint64_t now_of(uint32_t generation, uint64_t passed, uint16_t tick) {
 static uint16_t last_tick; /* of the session before; under the collector's lock */
 
 void sp_heap_begin(uint32_t generation, uint64_t sample_bytes, bool owned_by_spans) {
-    sp_shadow_setup();
-    sp_shadow_wipe();
+    sp_shadow_setup(sample_bytes != 0);
     /* No two sessions share a tick: what a thread that has not noticed the end of the
      * last one enters now is older than this one. */
     last_tick++;
@@ -78,15 +76,11 @@ void sp_heap_begin(uint32_t generation, uint64_t sample_bytes, bool owned_by_spa
     sp_store(&sp_heap_now, now_of(generation, 0, last_tick));
     sp_heap_reserve_path(SP_PATH_ROOT);
     zero_shared(generation);
-    atomic_store_explicit(&sp_heap_map,
-                          atomic_load_explicit(&sp_shadow_top, memory_order_relaxed),
-                          memory_order_release);
 }
 
 void sp_heap_end(void) {
     uint64_t now = sp_load(&sp_heap_now);
     if (now == 0) return;
-    atomic_store_explicit(&sp_heap_map, NULL, memory_order_relaxed);
     sp_store(&sp_heap_now, 0);
     sp_store(&sp_heap_next_tick, UINT64_MAX);
     last_tick = (uint16_t)now;
@@ -214,7 +208,7 @@ static void publish(struct sp_thread *thread, struct sp_account *account) {
     publish_change(generation, SP_PATH_ROOT, live - thread->heap.published);
     thread->heap.published = live;
     atomic_store_explicit(&thread->heap.took_part, true, memory_order_relaxed);
-    sp_heap_tick(sp_clock_wall());
+    sp_heap_tick(sp_clock_wall_coarse());
 }
 
 static void publish_if_due(struct sp_thread *thread, struct sp_account *account) {
@@ -309,18 +303,17 @@ void sp_thread_heap_reset(struct sp_thread_heap *heap) {
 
 /* --- charging ----------------------------------------------------------------- */
 
-SP_COLD void *sp_charge_allocated_slow(struct sp_thread *thread,
-                                       struct sp_account *account, void *block,
-                                       size_t size) {
+static void charge_block(struct sp_thread *thread, struct sp_account *account,
+                         const void *block, size_t size) {
     uint64_t now = sp_load(&sp_heap_now);
     /* Of a session that is over, or that the thread does not know yet: not ours. */
-    if (sp_heap_generation(now) != thread->cells.accounts.generation) return block;
+    if (sp_heap_generation(now) != thread->cells.accounts.generation) return;
     uint64_t objects = 1, space = size;
     if (thread->cells.accounts.mode == SP_ALLOC_SAMPLED) {
         uint64_t step = size > 0 ? size : 1; /* nothing would have no chance */
         if (thread->heap.sample_in > 0 && step < (uint64_t)thread->heap.sample_in) {
             thread->heap.sample_in -= (int64_t)step;
-            return block;
+            return;
         }
         thread->heap.sample_in = draw(&thread->heap);
         sp_heap_weigh(size, &objects, &space);
@@ -334,6 +327,14 @@ SP_COLD void *sp_charge_allocated_slow(struct sp_thread *thread,
     } else {
         lose(account, objects, space);
     }
+}
+
+SP_COLD void *sp_charge_made_slow(const struct sp_making *making, void *block,
+                                  size_t size) {
+    struct sp_thread *charged = making->charged;
+    charged->heap.sample_in = making->allowance;
+    charge_block(charged, charged->alloc_account, block, size);
+    sp_thread_resume(charged);
     return block;
 }
 

@@ -56,7 +56,7 @@ struct sp_thread_heap {
      * freed what others made, and made as much. */
     _Atomic bool took_part;
     uint64_t published;
-    int64_t sample_in;   /* bytes to the next sample */
+    int64_t sample_in;   /* bytes to the next sample; see sp_thread_allowance */
     uint64_t randomness; /* of the samples; 0: not seeded */
 };
 
@@ -80,9 +80,6 @@ struct sp_heap_path {
 /* Generation << 32 | ticks since the session's first << 16 | current tick; 0 without
  * a session that tracks the heap. */
 extern sp_counter sp_heap_now;
-
-/* The map, while a session tracks the heap; else NULL. */
-extern sp_leaf_slot *_Atomic sp_heap_map;
 
 #define SP_NO_GENERATION UINT64_MAX
 static inline uint32_t sp_heap_generation(uint64_t now) {

@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 
 sp_leaf_slot *_Atomic sp_shadow_top;
+_Atomic uint8_t sp_shadow_filter[(size_t)1 << SP_SHADOW_FILTER_BITS];
+_Atomic bool sp_shadow_is_few;
 
 #define PAGE_BYTES ((size_t)8 << (SP_SHADOW_PAGE_BITS - 4))
 
@@ -63,17 +65,6 @@ static void *map(size_t size) {
     return memory;
 }
 
-bool sp_shadow_setup(void) {
-    pthread_mutex_lock(&lock);
-    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
-    if (top == NULL) {
-        top = map(SP_SHADOW_LEAVES * sizeof *top);
-        atomic_store_explicit(&sp_shadow_top, top, memory_order_release);
-    }
-    pthread_mutex_unlock(&lock);
-    return top != NULL;
-}
-
 /* --- leaves ----------------------------------------------------------------- */
 
 static bool list_make_room_locked(void) {
@@ -105,12 +96,46 @@ SP_COLD struct sp_leaf *sp_shadow_leaf_slow(uintptr_t address) {
     return leaf;
 }
 
+static _Atomic uint8_t *filter_of(uintptr_t address) {
+    return &sp_shadow_filter[sp_shadow_filter_index(address)];
+}
+
+static void filter_mark(uintptr_t address) {
+    if (!atomic_load_explicit(&sp_shadow_is_few, memory_order_relaxed))
+        atomic_store_explicit(filter_of(address), SP_FILTER_MANY, memory_order_relaxed);
+}
+
+/* Before the block is entered. */
+SP_COLD void sp_shadow_filter_add(uintptr_t address) {
+    _Atomic uint8_t *filter = filter_of(address);
+    uint8_t count = atomic_load_explicit(filter, memory_order_relaxed);
+    while (count != SP_FILTER_MANY && !atomic_compare_exchange_weak_explicit(
+                                          filter, &count, (uint8_t)(count + 1),
+                                          memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
+/* After it is gone. What was many once cannot be counted down. */
+SP_COLD void sp_shadow_filter_subtract(uintptr_t address) {
+    _Atomic uint8_t *filter = filter_of(address);
+    uint8_t count = atomic_load_explicit(filter, memory_order_relaxed);
+    while (count != SP_FILTER_MANY && count != 0 &&
+           !atomic_compare_exchange_weak_explicit(filter, &count, (uint8_t)(count - 1),
+                                                  memory_order_relaxed,
+                                                  memory_order_relaxed)) {}
+}
+
 /* False in tests that play a machine without memory alone: the system gives pages
  * or kills, it does not refuse them. */
-SP_COLD bool sp_shadow_touch_slow(struct sp_leaf *leaf, size_t page) {
+SP_COLD bool sp_shadow_touch_slow(struct sp_leaf *leaf, uintptr_t address) {
     if (is_refused()) return false;
-    if (!atomic_exchange_explicit(&leaf->touched[page], 1, memory_order_relaxed))
+    /* Before, for those who see the page touched; after, for a page that stays touched
+     * where the whole map is wiped in between. */
+    filter_mark(address);
+    if (!atomic_exchange_explicit(&leaf->touched[sp_shadow_page(address)], 1,
+                                  memory_order_acq_rel))
         count_bytes(&resident, PAGE_BYTES);
+    filter_mark(address);
     return true;
 }
 
@@ -196,7 +221,10 @@ SP_COLD sp_entry sp_shadow_take_beside(uintptr_t address, uint64_t *size) {
 
 /* --- all of it -------------------------------------------------------------- */
 
+/* The filter goes first, see sp_shadow_touch_slow. */
 static void wipe_locked(void) {
+    for (size_t i = 0; i < sizeof sp_shadow_filter; i++)
+        atomic_store_explicit(&sp_shadow_filter[i], 0, memory_order_release);
     for (size_t i = 0; i < leaf_count; i++) {
         struct sp_leaf *leaf = leaf_numbered(leaves[i]);
         madvise(leaf, sizeof *leaf, MADV_DONTNEED);
@@ -205,6 +233,19 @@ static void wipe_locked(void) {
     sp_table_clear(&beside_table);
     beside_used = beside_free = 0;
     atomic_store_explicit(&beside_count, 0, memory_order_relaxed);
+}
+
+bool sp_shadow_setup(bool few) {
+    pthread_mutex_lock(&lock);
+    atomic_store_explicit(&sp_shadow_is_few, few, memory_order_relaxed);
+    wipe_locked();
+    sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
+    if (top == NULL) {
+        top = map(SP_SHADOW_LEAVES * sizeof *top);
+        atomic_store_explicit(&sp_shadow_top, top, memory_order_release);
+    }
+    pthread_mutex_unlock(&lock);
+    return top != NULL;
 }
 
 void sp_shadow_wipe(void) {

@@ -57,11 +57,20 @@ struct sp_leaf {
 
 typedef _Atomic(struct sp_leaf *) sp_leaf_slot;
 
-/* NULL until sp_shadow_setup. Written once. */
+/* NULL until sp_shadow_setup has found room. Written once. */
 extern sp_leaf_slot *_Atomic sp_shadow_top;
 
-/* Make the map ready. False if the system has no address space for it. */
-bool sp_shadow_setup(void);
+/* One load tells most of those who free a block that it is none of ours: by the last
+ * bits of a page's number, how many blocks are there. Where nearly every block is in
+ * the map nobody counts them (sp_shadow_setup), and it is SP_FILTER_MANY once one was.
+ */
+#define SP_SHADOW_FILTER_BITS 16
+#define SP_FILTER_MANY 255u
+extern _Atomic uint8_t sp_shadow_filter[(size_t)1 << SP_SHADOW_FILTER_BITS];
+
+/* Make the map ready, and empty. With `few`, the filter counts: for a map that holds
+ * one block in many. False if the system has no address space for it. */
+bool sp_shadow_setup(bool few);
 
 /* Forget every block and give the memory back. Entries that other threads write or
  * clear meanwhile may survive or not. */
@@ -92,7 +101,10 @@ void sp_shadow_refuse(bool refuse);
 /* --- for hooks -------------------------------------------------------------- */
 
 struct sp_leaf *sp_shadow_leaf_slow(uintptr_t address);
-bool sp_shadow_touch_slow(struct sp_leaf *leaf, size_t page);
+bool sp_shadow_touch_slow(struct sp_leaf *leaf, uintptr_t address);
+extern _Atomic bool sp_shadow_is_few;
+void sp_shadow_filter_add(uintptr_t address);
+void sp_shadow_filter_subtract(uintptr_t address);
 bool sp_shadow_put_beside(uintptr_t address, sp_entry entry, uint64_t size);
 sp_entry sp_shadow_take_beside(uintptr_t address, uint64_t *size);
 
@@ -113,11 +125,22 @@ static inline size_t sp_shadow_index(uintptr_t address) {
     return address >> 4 & (SP_SHADOW_ENTRIES - 1);
 }
 
+static inline size_t sp_shadow_filter_index(uintptr_t address) {
+    return address >> SP_SHADOW_PAGE_BITS & (((size_t)1 << SP_SHADOW_FILTER_BITS) - 1);
+}
+/* False if no block at that address is in the map. It may be NULL. */
+static inline bool sp_shadow_may_hold(const void *block) {
+    return atomic_load_explicit(
+               &sp_shadow_filter[sp_shadow_filter_index((uintptr_t)block)],
+               memory_order_relaxed) != 0;
+}
+
 /* The leaf of an address, or NULL if nothing was ever put near it. */
 static inline struct sp_leaf *sp_shadow_touched(sp_leaf_slot *top, uintptr_t address) {
     struct sp_leaf *leaf = sp_shadow_leaf(top, address);
+    /* Acquire: who frees what is put now sees the filter as it was before. */
     if (leaf == NULL || !atomic_load_explicit(&leaf->touched[sp_shadow_page(address)],
-                                              memory_order_relaxed))
+                                              memory_order_acquire))
         return NULL;
     return leaf;
 }
@@ -152,9 +175,11 @@ static inline bool sp_shadow_put(const void *block, uint32_t owner, uint16_t bor
         return false;
     size_t page = sp_shadow_page(address);
     if (SP_UNLIKELY(
-            !atomic_load_explicit(&leaf->touched[page], memory_order_relaxed)) &&
-        !sp_shadow_touch_slow(leaf, page))
+            !atomic_load_explicit(&leaf->touched[page], memory_order_acquire)) &&
+        !sp_shadow_touch_slow(leaf, address))
         return false;
+    if (atomic_load_explicit(&sp_shadow_is_few, memory_order_relaxed))
+        sp_shadow_filter_add(address);
     if (SP_UNLIKELY(!sp_shadow_is_plain(address)))
         return sp_shadow_put_beside(address, entry, size);
     if (SP_UNLIKELY(size >= SP_ENTRY_BESIDE) &&
@@ -170,16 +195,22 @@ static inline sp_entry sp_shadow_take(const void *block, uint64_t *size) {
     uintptr_t address = (uintptr_t)block;
     sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
     if (SP_UNLIKELY(top == NULL)) return 0;
-    if (SP_UNLIKELY(!sp_shadow_is_plain(address)))
-        return sp_shadow_take_beside(address, size);
-    struct sp_leaf *leaf = sp_shadow_touched(top, address);
-    if (leaf == NULL) return 0;
-    _Atomic sp_entry *place = &leaf->entry[sp_shadow_index(address)];
-    sp_entry entry = atomic_load_explicit(place, memory_order_relaxed);
-    if (entry == 0) return 0;
-    atomic_store_explicit(place, 0, memory_order_relaxed);
-    *size = sp_entry_size(entry);
-    if (SP_UNLIKELY(*size == SP_ENTRY_BESIDE)) sp_shadow_take_beside(address, size);
+    sp_entry entry;
+    if (SP_UNLIKELY(!sp_shadow_is_plain(address))) {
+        entry = sp_shadow_take_beside(address, size);
+        if (entry == 0) return 0;
+    } else {
+        struct sp_leaf *leaf = sp_shadow_touched(top, address);
+        if (leaf == NULL) return 0;
+        _Atomic sp_entry *place = &leaf->entry[sp_shadow_index(address)];
+        entry = atomic_load_explicit(place, memory_order_relaxed);
+        if (entry == 0) return 0;
+        atomic_store_explicit(place, 0, memory_order_relaxed);
+        *size = sp_entry_size(entry);
+        if (SP_UNLIKELY(*size == SP_ENTRY_BESIDE)) sp_shadow_take_beside(address, size);
+    }
+    if (atomic_load_explicit(&sp_shadow_is_few, memory_order_relaxed))
+        sp_shadow_filter_subtract(address);
     return entry;
 }
 

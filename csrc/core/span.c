@@ -103,11 +103,6 @@ static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *n
     return true;
 }
 
-static inline void set_alloc_account(struct sp_thread *thread,
-                                     const struct sp_cell *cell) {
-    thread->alloc_account = cell->account;
-}
-
 static inline void push(struct sp_thread *thread, struct sp_span *span,
                         struct sp_cell *cell) {
     span->below = thread->top;
@@ -117,7 +112,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     set_state(span, SP_SPAN_ENTERED);
     boundary(thread, cell);
     thread->top = span;
-    set_alloc_account(thread, cell);
+    sp_thread_charge_to(thread, cell->account);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -159,7 +154,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     span->thread = thread;
     set_state(span, SP_SPAN_ENTERED);
     thread->top = span;
-    set_alloc_account(thread, cell);
+    sp_thread_charge_to(thread, cell->account);
 }
 
 static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
@@ -184,7 +179,7 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
 static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     boundary(thread, span->outer);
     thread->top = span->below;
-    set_alloc_account(thread, span->outer);
+    sp_thread_charge_to(thread, span->outer->account);
 }
 
 /* Take a span out from under others, which go on running: what they use is
@@ -258,7 +253,7 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(span->slow_exit || !boundary_if_quick(thread, span->outer)))
         return false;
     thread->top = span->below;
-    set_alloc_account(thread, span->outer);
+    sp_thread_charge_to(thread, span->outer->account);
     set_state(span, SP_SPAN_NONE);
     return true;
 }
@@ -283,13 +278,13 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
     if (thread->top == NULL) return;
     if (is_stale(thread)) {
         thread->top = NULL;
-        thread->alloc_account = NULL;
+        sp_thread_charge_to(thread, NULL);
         return;
     }
     boundary(thread, sp_cell_at(&thread->cells, 0));
     struct sp_span *span = thread->top;
     thread->top = NULL;
-    thread->alloc_account = NULL;
+    sp_thread_charge_to(thread, NULL);
     while (span != NULL) {
         struct sp_span *below = span->below;
         settle_after_exit(span);

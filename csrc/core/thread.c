@@ -6,7 +6,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-SP_TLS struct sp_thread *sp_thread_self;
+SP_TLS struct sp_thread *sp_thread_self, *sp_thread_charged;
+SP_TLS int64_t sp_thread_allowance = SP_ALLOWANCE_OF_NOBODY;
 _Atomic uint32_t sp_site_epoch = 1;
 void (*sp_thread_joined)(void);
 
@@ -37,6 +38,7 @@ static void end(struct sp_thread *thread) {
 /* Runs while the thread dies, perhaps after the interpreter has: touches
  * nothing but our own memory. */
 static void on_thread_exit(void *value) {
+    sp_thread_pause();
     sp_thread_self = NULL;
     end(value);
 }
@@ -80,7 +82,7 @@ static void settle(struct sp_thread *thread) {
     sp_store(&thread->at_cpu, now.cpu);
     atomic_store_explicit(&thread->cell, sp_cell_at(&thread->cells, 0),
                           memory_order_release);
-    thread->alloc_account = NULL;
+    sp_thread_charge_to(thread, NULL);
 }
 
 SP_COLD void sp_sites_forget(struct sp_thread *thread) {
@@ -93,7 +95,7 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     atomic_store_explicit(&thread->data_generation, 0, memory_order_release);
     /* Its spans stay entered until they exit, which will find them gone. */
     thread->top = NULL;
-    thread->alloc_account = NULL;
+    sp_thread_charge_to(thread, NULL);
     sp_sites_forget(thread);
     sp_accounts_reset(&thread->cells.accounts,
                       sp_heap_mode(generation, sp_session_config.track_allocations),
@@ -220,5 +222,5 @@ void sp_threads_relock_in_child(void) {
     settle(self);
     sp_thread_heap_reset(&self->heap); /* not the parent's samples once more */
     atomic_store_explicit(&self->cell, cell, memory_order_relaxed);
-    self->alloc_account = alloc_account;
+    sp_thread_charge_to(self, alloc_account);
 }

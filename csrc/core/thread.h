@@ -43,10 +43,8 @@ struct sp_thread {
     _Atomic uint32_t generation;
     sp_counter at_wall, at_cpu; /* the last boundary: all before is charged */
     _Atomic(struct sp_cell *) cell;
-    struct sp_span *top; /* innermost running span */
-    /* Where the allocation hooks count: `cell`'s account, or NULL (no span, not
-     * tracked, or the profiler itself at work). */
-    struct sp_account *alloc_account;
+    struct sp_span *top;              /* innermost running span */
+    struct sp_account *alloc_account; /* `cell`'s, or NULL: no span, or not tracked */
     struct sp_thread_heap heap;
     uint64_t next_id;
     bool is_profilers; /* the reporter thread: its spans are not recorded */
@@ -70,6 +68,45 @@ struct sp_thread {
 };
 
 extern SP_TLS struct sp_thread *sp_thread_self;
+
+/* The calling thread's state while its blocks are charged to its `alloc_account`, which
+ * is not NULL then. NULL: there is none, or the profiler itself is at work. */
+extern SP_TLS struct sp_thread *sp_thread_charged;
+
+/* All that allocation hooks look at for most blocks: how many bytes the calling thread
+ * may allocate in small blocks without a word to anybody. Of a thread that is charged
+ * these are its `heap.sample_in`, which is out of date meanwhile. */
+extern SP_TLS int64_t sp_thread_allowance;
+#define SP_ALLOWANCE_OF_NOBODY INT64_MAX
+
+/* Around what the profiler allocates for itself, on the calling thread. Resume with
+ * what pause returned. Between the two the thread may open and close spans, and the
+ * session may become another one. */
+static inline struct sp_thread *sp_thread_pause(void) {
+    struct sp_thread *charged = sp_thread_charged;
+    if (charged == NULL) return NULL;
+    charged->heap.sample_in = sp_thread_allowance;
+    sp_thread_allowance = SP_ALLOWANCE_OF_NOBODY;
+    sp_thread_charged = NULL;
+    return charged;
+}
+static inline void sp_thread_resume(struct sp_thread *charged) {
+    if (charged == NULL || charged->alloc_account == NULL || sp_thread_charged != NULL)
+        return;
+    sp_thread_charged = charged;
+    sp_thread_allowance = charged->heap.sample_in;
+}
+
+/* The blocks of the calling thread, whose state is given, belong to that account from
+ * now on; NULL: to nobody. */
+static inline void sp_thread_charge_to(struct sp_thread *thread,
+                                       struct sp_account *account) {
+    thread->alloc_account = account;
+    if (account == NULL || SP_UNLIKELY(sp_thread_charged != thread)) {
+        sp_thread_pause();
+        sp_thread_resume(thread);
+    }
+}
 
 /* The calling thread's state, ready for the running session `generation`. NULL
  * out of memory. Slow: called when sp_thread_self is missing or of another
@@ -99,22 +136,6 @@ static inline struct sp_thread *sp_thread_current(void) {
  * a collection there may destroy the program's spans, whose time must go
  * somewhere. */
 struct sp_thread *sp_thread_for_charges(void);
-
-/* Around what the profiler allocates for itself, on the calling thread; `thread` is
- * its state or NULL. Resume with what pause returned. Between the two the thread may
- * open and close spans, and the session may become another one. */
-static inline struct sp_account *sp_thread_pause(struct sp_thread *thread) {
-    if (thread == NULL) return NULL;
-    struct sp_account *account = thread->alloc_account;
-    thread->alloc_account = NULL;
-    return account;
-}
-static inline void sp_thread_resume(struct sp_thread *thread,
-                                    const struct sp_account *account) {
-    if (account != NULL)
-        thread->alloc_account =
-            atomic_load_explicit(&thread->cell, memory_order_relaxed)->account;
-}
 
 /* Mark the calling thread as the profiler's own. */
 void sp_thread_set_profilers(void);

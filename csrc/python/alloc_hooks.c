@@ -23,14 +23,13 @@ static PyMemAllocatorEx wrapped[DOMAINS];
  * charged. */
 #define APART __attribute__((noinline))
 
-static APART void *malloc_charged(struct sp_thread *thread, size_t size,
-                                  const PyMemAllocatorEx *allocator) {
-    return charged_malloc(thread, allocator->malloc, allocator->ctx, size);
+static APART void *malloc_charged(size_t size, const PyMemAllocatorEx *allocator) {
+    return charged_malloc(allocator->malloc, allocator->ctx, size);
 }
 
-static APART void *calloc_charged(struct sp_thread *thread, size_t count, size_t size,
+static APART void *calloc_charged(size_t count, size_t size,
                                   const PyMemAllocatorEx *allocator) {
-    return charged_calloc(thread, allocator->calloc, allocator->ctx, count, size);
+    return charged_calloc(allocator->calloc, allocator->ctx, count, size);
 }
 
 static APART void *reallocate(void *old, size_t size,
@@ -43,37 +42,48 @@ static APART void free_slow(void *block, const PyMemAllocatorEx *allocator) {
     allocator->free(allocator->ctx, block);
 }
 
-static APART void free_found(struct sp_leaf *leaf, void *block,
-                             const PyMemAllocatorEx *allocator) {
-    if (SP_LIKELY(sp_charge_free_quick(leaf, block)))
+static APART void free_maybe(void *block, const PyMemAllocatorEx *allocator) {
+    struct sp_leaf *leaf = sp_charge_find(block);
+    if (SP_LIKELY(leaf == NULL || sp_charge_free_quick(leaf, block)))
         allocator->free(allocator->ctx, block);
     else
         free_slow(block, allocator);
 }
 
+/* No product of such numbers overflows. */
+#define SMALL_COUNT 0xffffu
+
+static inline bool calloc_passes(size_t count, size_t size) {
+    return (count | size) <= SMALL_COUNT && sp_charge_passes(count * size);
+}
+
+/* A block that moves may go from one hooked allocator to another. */
+static inline bool realloc_passes(const void *old, size_t size) {
+    return !sp_shadow_may_hold(old) &&
+           (sp_thread_charged == NULL || (old == NULL && sp_charge_passes(size)));
+}
+
 #define HOOKS(domain)                                                        \
     static void *malloc_##domain(void *context, size_t size) {               \
-        struct sp_thread *thread = sp_thread_self;                           \
-        if (!charged_is_on(thread) || sp_charge_passes(thread, size))        \
+        if (SP_LIKELY(sp_charge_passes(size)))                               \
             return wrapped[domain].malloc(context, size);                    \
-        return malloc_charged(thread, size, &wrapped[domain]);               \
+        return malloc_charged(size, &wrapped[domain]);                       \
     }                                                                        \
     static void *calloc_##domain(void *context, size_t count, size_t size) { \
-        struct sp_thread *thread = sp_thread_self;                           \
-        if (!charged_is_on(thread))                                          \
+        if (SP_LIKELY(calloc_passes(count, size)))                           \
             return wrapped[domain].calloc(context, count, size);             \
-        return calloc_charged(thread, count, size, &wrapped[domain]);        \
+        return calloc_charged(count, size, &wrapped[domain]);                \
     }                                                                        \
     static void *realloc_##domain(void *context, void *old, size_t size) {   \
-        (void)context;                                                       \
+        if (SP_LIKELY(realloc_passes(old, size)))                            \
+            return wrapped[domain].realloc(context, old, size);              \
         return reallocate(old, size, &wrapped[domain]);                      \
     }                                                                        \
     static void free_##domain(void *context, void *block) {                  \
-        struct sp_leaf *leaf = sp_charge_find(block);                        \
-        if (leaf != NULL)                                                    \
-            free_found(leaf, block, &wrapped[domain]);                       \
-        else                                                                 \
+        if (SP_LIKELY(!sp_shadow_may_hold(block)))                           \
             wrapped[domain].free(context, block);                            \
+        else                                                                 \
+            free_maybe(block, &wrapped[domain]);                             \
     }
 
 HOOKS(0)
@@ -97,15 +107,16 @@ static bool is_hooked(int domain) {
     static void (*const freers[DOMAINS])(void *) = {PyMem_RawFree, PyMem_Free,
                                                     PyObject_Free};
     struct sp_account account = {0};
-    struct sp_thread *thread = sp_thread_self, *probe = calloc(1, sizeof *probe);
+    struct sp_thread *probe = calloc(1, sizeof *probe);
     if (probe == NULL)
         return true; /* nobody is to be told of a fault that may not be */
-    probe->alloc_account = &account;
+    struct sp_thread *charged = sp_thread_pause();
     probe->cells.accounts.mode = SP_ALLOC_COUNT;
     probe->cells.accounts.exact_generation = SP_NO_GENERATION;
-    sp_thread_self = probe;
+    sp_thread_charge_to(probe, &account);
     void *block = makers[domain](1);
-    sp_thread_self = thread;
+    sp_thread_charge_to(probe, NULL);
+    sp_thread_resume(charged);
     freers[domain](block);
     free(probe);
     return block == NULL || sp_load(&account.objects) > 0;

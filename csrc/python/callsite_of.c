@@ -144,7 +144,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
                                          const void *place, PyObject *name) {
     /* What is allocated here is the profiler's, and the program's exception, if
      * one is pending, stays as it is. */
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     int offset = 0;
@@ -153,7 +153,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
     Py_XDECREF(code);
     numpy_handler_look();
     PyErr_Restore(type, value, traceback);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     return callsite;
 }
 

@@ -29,9 +29,9 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
     if (span == NULL) return NULL;
     uint32_t labels = SP_LABELS_NONE;
     if (self->labels != NULL && labels_are_recorded()) {
-        struct sp_account *paused = sp_thread_pause(thread);
+        struct sp_thread *paused = sp_thread_pause();
         labels = labels_recorded_of(self->labels);
-        sp_thread_resume(thread, paused);
+        sp_thread_resume(paused);
     }
     /* A label's str() may have stopped the session. */
     thread = sp_thread_current();

@@ -53,16 +53,12 @@ static _Atomic(struct wrapper *) wrappers;
 
 static void *handler_malloc(void *context, size_t size) {
     const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
-    struct sp_thread *thread = sp_thread_self;
-    if (!charged_is_on(thread)) return wrapped->malloc(wrapped->ctx, size);
-    return charged_malloc(thread, wrapped->malloc, wrapped->ctx, size);
+    return charged_malloc(wrapped->malloc, wrapped->ctx, size);
 }
 
 static void *handler_calloc(void *context, size_t count, size_t size) {
     const DataAllocator *wrapped = ((struct wrapper *)context)->wrapped;
-    struct sp_thread *thread = sp_thread_self;
-    if (!charged_is_on(thread)) return wrapped->calloc(wrapped->ctx, count, size);
-    return charged_calloc(thread, wrapped->calloc, wrapped->ctx, count, size);
+    return charged_calloc(wrapped->calloc, wrapped->ctx, count, size);
 }
 
 static void *handler_realloc(void *context, void *block, size_t size) {
@@ -121,14 +117,13 @@ static void set_here(void) {
 
 /* What Python code does here is the profiler's, and a pending exception stays. */
 static void protected(void (*call)(void)) {
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     call();
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
 }
 
 /* --- who sets it --------------------------------------------------------------- */

@@ -17,10 +17,9 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
 
 static SPANPROF_SLOW SpanObject *span_allocate_new(ModuleState *state) {
     /* The profiler's own memory is nobody's allocation. */
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     SpanObject *self = PyObject_GC_New(SpanObject, state->span_type);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     if (self == NULL) return NULL;
     self->vectorcall = span_vectorcall;
     self->extra = NULL;
@@ -158,8 +157,7 @@ static SP_COLD PyObject *span_create_slow(ModuleState *state, SpanObject *parent
         PyErr_SetString(PyExc_ValueError, "span name must not be empty");
         return NULL;
     }
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     PyObject *labels = NULL, *name = NULL, *self = NULL;
     /* A subclass of str might change what its text is. */
     name = PyUnicode_CheckExact(args[0]) ? Py_NewRef(args[0])
@@ -177,7 +175,7 @@ static SP_COLD PyObject *span_create_slow(ModuleState *state, SpanObject *parent
 done:
     Py_XDECREF(name);
     Py_XDECREF(labels);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     return self;
 }
 
@@ -228,16 +226,16 @@ static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
     uint32_t callsite = callsite_of_caller(STATE_OF(self), thread, self->name);
     if (SP_LIKELY(self->labels == NULL) || !labels_are_recorded())
         return sp_key_make(callsite, SP_LABELS_NONE);
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     uint32_t labels = labels_recorded_of(self->labels);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     return sp_key_make(callsite, labels);
 }
 
 static int entered_again(SpanObject *self, struct sp_thread *thread, sp_key key) {
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     struct run *run = PyMem_RawCalloc(1, sizeof *run);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     if (run == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -552,10 +550,9 @@ typedef struct {
 } ReadyObject;
 
 static PyObject *ready_new(ModuleState *state, PyObject *result) {
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     ReadyObject *self = PyObject_New(ReadyObject, state->ready_type);
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     if (self != NULL) self->result = Py_NewRef(result);
     return (PyObject *)self;
 }
@@ -576,14 +573,13 @@ static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **resul
 static PyObject *ready_next(PyObject *self) {
     PyObject *result = ((ReadyObject *)self)->result;
     if (result == Py_None) return NULL; /* the same without an exception */
-    struct sp_thread *thread = sp_thread_self;
-    struct sp_account *paused = sp_thread_pause(thread);
+    struct sp_thread *paused = sp_thread_pause();
     PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
     if (stop != NULL) {
         PyErr_SetObject(PyExc_StopIteration, stop);
         Py_DECREF(stop);
     }
-    sp_thread_resume(thread, paused);
+    sp_thread_resume(paused);
     return NULL;
 }
 

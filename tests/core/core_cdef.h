@@ -146,6 +146,7 @@ void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size);
 void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t step,
                          uint64_t count, uint64_t size);
 void spt_block_free(struct sp_thread *thread, uint64_t address);
+bool spt_block_may_be_ours(uint64_t address);
 void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
                     uint64_t size);
 struct spt_walk {

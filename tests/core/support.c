@@ -127,12 +127,20 @@ struct sp_thread *spt_thread_new(unsigned key) {
     return sp_thread_new_detached((void *)(uintptr_t)key, sp_session_running());
 }
 
+/* The calling OS thread is the one given from now on. Returns who it was. */
+static struct sp_thread *become(struct sp_thread *thread) {
+    struct sp_thread *before = sp_thread_self;
+    sp_thread_self = thread;
+    sp_thread_pause();
+    sp_thread_resume(thread);
+    return before;
+}
+
 /* What the simulated thread finds when it is about to do something with a span. */
 struct sp_thread *spt_thread_ready(struct sp_thread *thread) {
-    struct sp_thread *mine = sp_thread_self;
-    sp_thread_self = thread;
+    struct sp_thread *mine = become(thread);
     struct sp_thread *ready = sp_thread_current();
-    sp_thread_self = mine;
+    become(mine);
     return ready;
 }
 
@@ -176,8 +184,12 @@ int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
 /* Blocks are addresses that nobody looks behind. These do as the allocation hooks do,
  * on the thread given; NULL is one that has no state. */
 void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size) {
-    if (thread == NULL || thread->alloc_account == NULL) return;
-    sp_charge_allocated(thread, thread->alloc_account, (void *)address, size);
+    struct sp_thread *mine = become(thread);
+    if (!sp_charge_passes(size)) {
+        struct sp_making making = sp_charge_make();
+        sp_charge_made(&making, (void *)address, size);
+    }
+    become(mine);
 }
 
 /* `count` of them, `step` apart: a loop over the ABI takes its time. */
@@ -188,21 +200,23 @@ void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t st
 }
 
 void spt_block_free(struct sp_thread *thread, uint64_t address) {
-    struct sp_thread *mine = sp_thread_self;
-    sp_thread_self = thread;
+    struct sp_thread *mine = become(thread);
     sp_charge_free((void *)address);
-    sp_thread_self = mine;
+    become(mine);
+}
+
+bool spt_block_may_be_ours(uint64_t address) {
+    return sp_shadow_may_hold((void *)address);
 }
 
 /* `made` 0: the call fails. */
 void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
                     uint64_t size) {
-    struct sp_thread *mine = sp_thread_self;
-    sp_thread_self = thread;
+    struct sp_thread *mine = become(thread);
     struct sp_moving moving;
     sp_charge_move(&moving, (void *)old);
     sp_charge_moved(&moving, (void *)old, (void *)made, size);
-    sp_thread_self = mine;
+    become(mine);
 }
 
 struct spt_walk {

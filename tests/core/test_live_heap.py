@@ -540,6 +540,54 @@ def test_sampling_weighs_a_block_by_its_chance(core: Core) -> None:
     assert only(core.snapshot())["inuse_space"] == 0
 
 
+def test_frees_ask_one_byte_whether_a_block_may_be_ours(core: Core) -> None:
+    """Exact: a page that held a block may hold others. No session: nothing is ours."""
+    may_be_ours = core.lib.spt_block_may_be_ours
+    core.start_heap()
+    thread = core.thread()
+    with thread.span("a"):
+        assert not may_be_ours(BASE)
+        thread.make(BASE, 100)
+    assert may_be_ours(BASE)
+    assert may_be_ours(BASE + 8000)
+    assert not may_be_ours(BASE + 8192)
+    core.free(BASE, thread)
+    assert may_be_ours(BASE)
+    core.stop()
+    assert not may_be_ours(BASE)
+
+
+@pytest.mark.parametrize("offset", [0, 8], ids=["plain", "beside"])
+def test_sampling_frees_near_samples_alone_look_closer(core: Core, offset: int) -> None:
+    may_be_ours = core.lib.spt_block_may_be_ours
+    core.start_heap(sample_bytes=1)  # each is one
+    thread = core.thread()
+    far = BASE + (64 << 13 << 10)  # another page, of the same byte
+    with thread.span("a"):
+        for address in (BASE + offset, BASE + 64 + offset, far + offset):
+            thread.make(address, 5000)
+        assert core.in_map(1) == (3, 15_000)
+        for address in (BASE + offset, far + offset, BASE + 64 + offset):
+            assert may_be_ours(BASE)
+            core.free(address, thread)
+    assert not may_be_ours(BASE)
+    assert core.in_map(1) == (0, 0)
+
+
+def test_sampling_more_in_one_page_than_are_counted(core: Core) -> None:
+    may_be_ours = core.lib.spt_block_may_be_ours
+    core.start_heap(sample_bytes=1)
+    thread = core.thread()
+    addresses = [BASE + 16 * n for n in range(400)]
+    with thread.span("a"):
+        for address in addresses:
+            thread.make(address, 5000)
+        for address in addresses:
+            assert may_be_ours(address)
+            core.free(address, thread)
+    assert core.in_map(1) == (0, 0)
+
+
 def test_sampling_threads_differ_and_seeds_repeat(core: Core) -> None:
     def sampled(seed: int, threads: int) -> list[tuple[int, int]]:
         core.lib.sp_heap_seed(seed)

@@ -77,10 +77,10 @@ static void free_slot(uint32_t slot) {
     atomic_store(&slots[slot], EMPTY);
 }
 
-static void make_slot(struct sp_thread *thread, uint32_t slot, uint32_t size) {
-    if (thread == NULL || thread->alloc_account == NULL || !take_slot(slot, EMPTY))
-        return;
-    sp_charge_allocated(thread, thread->alloc_account, block_of(slot), size);
+static void make_slot(uint32_t slot, uint32_t size) {
+    if (sp_charge_passes(size) || !take_slot(slot, EMPTY)) return;
+    struct sp_making making = sp_charge_make();
+    sp_charge_made(&making, block_of(slot), size);
     atomic_store(&slots[slot], MADE);
 }
 
@@ -88,8 +88,7 @@ static void use_blocks(uint64_t *seed) {
     for (int i = 0; i < 4; i++) {
         uint32_t choice = random_number(seed);
         if (choice % 2)
-            make_slot(sp_thread_self, choice / 2 % SLOTS,
-                      choice % 7 ? choice >> 20 : 1u << 25);
+            make_slot(choice / 2 % SLOTS, choice % 7 ? choice >> 20 : 1u << 25);
         else
             free_slot(choice / 2 % SLOTS);
     }
