@@ -147,8 +147,9 @@ def session_snapshot() -> ProfileData | None: ...
 def session_is_running() -> bool: ...
 def stats() -> dict[str, int | str | bool]: ...
 def numpy_enable(api: object, /) -> bool:
-    """Interpose on the handler of array data, on all threads. ``api`` is numpy's
-    capsule ``_ARRAY_API``. False if that numpy has no handlers."""
+    """Interpose on the handlers of array data. ``api`` is numpy's capsule
+    ``_ARRAY_API``. False if that numpy has no handlers (yet), or outside the main
+    interpreter."""
 
 def hooks_lost() -> bool:
     """Whether somebody has taken our allocation hooks out since they were put in."""

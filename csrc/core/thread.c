@@ -9,7 +9,7 @@
 SP_TLS struct sp_thread *sp_thread_self, *sp_thread_charged;
 SP_TLS int64_t sp_thread_allowance = SP_ALLOWANCE_OF_NOBODY;
 _Atomic uint32_t sp_site_epoch = 1;
-void (*sp_thread_joined)(void);
+void (*_Atomic sp_thread_joined)(void);
 
 /* Guards the free list and the making of states. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -145,7 +145,9 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
     if (thread == NULL || thread->is_profilers) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
     sp_span_exit_requested(thread);
-    if (sp_thread_joined != NULL) sp_thread_joined();
+    void (*joined)(void) =
+        atomic_load_explicit(&sp_thread_joined, memory_order_relaxed);
+    if (joined != NULL) joined();
     return thread;
 }
 

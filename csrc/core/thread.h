@@ -116,7 +116,7 @@ struct sp_thread *sp_thread_join(uint32_t generation);
 /* Called on each thread that opens its first span of a session, or its next one after
  * sp_thread_poke, before that span. The thread need not be attached to the host. NULL:
  * nobody wants to know. */
-extern void (*sp_thread_joined)(void);
+extern void (*_Atomic sp_thread_joined)(void);
 
 /* The calling thread's state for the running session, or NULL: no session, the
  * profiler's own thread, or out of memory. */

@@ -47,6 +47,9 @@
 #define SPANPROF_SLOW __attribute__((cold, noinline))
 #endif
 
+/* Whether somebody can be told when a dictionary changes. */
+#define SPANPROF_DICT_WATCHERS (PY_VERSION_HEX >= 0x030c0000)
+
 /* An object's own state, against other threads on free-threaded builds. */
 #if PY_VERSION_HEX >= 0x030d0000
 #define SPANPROF_LOCK(object) Py_BEGIN_CRITICAL_SECTION(object)
@@ -72,6 +75,18 @@ static inline PyThreadState *compat_thread_state(void) {
 #else
     return _PyThreadState_UncheckedGet();
 #endif
+}
+
+/* Whether the calling thread, which may be any, is attached to the main interpreter.
+ * (PyGILState_Check says yes to everybody once there was a subinterpreter.) */
+static inline bool compat_is_attached_to_main(void) {
+    PyThreadState *state = compat_thread_state();
+#if PY_VERSION_HEX < 0x030c0000
+    /* That was whoever has the GIL. */
+    if (state != PyGILState_GetThisThreadState()) return false;
+#endif
+    return state != NULL &&
+           PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
 }
 
 static inline struct _PyInterpreterFrame *compat_frame(void) {

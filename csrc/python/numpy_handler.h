@@ -9,6 +9,10 @@
 /* A session begins that wants it, or one that does not. With the GIL. */
 void numpy_handler_want(bool wanted);
 
+/* numpy's handlers that ours are around. */
+extern _Atomic uint32_t numpy_handler_count;
+
+/* A session wants numpy, which has not been found yet. */
 extern _Atomic bool numpy_handler_pending;
 
 /* Where Python code may run: if numpy has been imported since the session began, take

@@ -1,5 +1,6 @@
 #include "reporter_host.h"
 
+#include "numpy_handler.h"
 #include "profile_object.h"
 
 #include <stdlib.h>
@@ -29,6 +30,7 @@ static void report(void *argument, struct sp_profile *profile, bool last) {
         return;
     }
     PyEval_RestoreThread(context->thread_state);
+    numpy_handler_look();
     PyObject *object = profile != NULL ? profile_object_new(context->module, profile)
                                        : Py_NewRef(Py_None);
     PyObject *result = NULL;

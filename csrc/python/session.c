@@ -141,6 +141,7 @@ static PyObject *session_flush(PyObject *module, PyObject *arg) {
 static PyObject *session_snapshot(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     struct sp_profile *profile = NULL;
     uint64_t failed = sp_load(&sp_stats.out_of_memory);
+    numpy_handler_look();
     Py_BEGIN_ALLOW_THREADS
     profile = sp_snapshot();
     Py_END_ALLOW_THREADS
@@ -184,6 +185,9 @@ static int fill_stats(PyObject *dict) {
         add_number(dict, "callsites", sp_callsite_count()) < 0 ||
         add_number(dict, "label_sets", sp_labels_count()) < 0 ||
         add_number(dict, "thread_states", states) < 0 ||
+        add_number(dict, "numpy_handlers",
+                   atomic_load_explicit(&numpy_handler_count, memory_order_relaxed)) <
+            0 ||
         add_number(dict, "heap_map_mapped_bytes", sp_shadow_mapped()) < 0 ||
         add_number(dict, "heap_map_resident_bytes", sp_shadow_resident()) < 0)
         return -1;
