@@ -152,4 +152,6 @@ def _wrap_exit(end: _End) -> None:
             leave(status)
 
     _exit.__doc__ = leave.__doc__
+    # Where it can be found: it may be pickled, as a task for another process.
+    _exit.__module__, _exit.__qualname__ = os.__name__, "_exit"
     os._exit = _exit

@@ -115,6 +115,12 @@ WAYS_TO_END = {
         print('in a buffer', end='')
         os._exit(7)
         """,
+    "os._exit pickled": """
+        import copy, os, pickle
+        print(pickle.loads(pickle.dumps(os._exit)) is os._exit)
+        print(copy.deepcopy(os._exit) is os._exit)
+        print(os._exit.__name__, os._exit.__qualname__, os._exit.__doc__)
+        """,
     "os._exit in a thread": """
         import os, threading
         threading.Thread(target=os._exit, args=(8,)).start()
