@@ -19,6 +19,11 @@ struct sp_text text_view(PyObject *string, PyObject **owner) {
 }
 
 PyObject *text_object(const struct sp_string *string) {
-    return PyUnicode_DecodeUTF8(string->bytes, (Py_ssize_t)string->length,
-                                "surrogatepass");
+    Py_ssize_t length = (Py_ssize_t)string->length;
+    PyObject *text = PyUnicode_DecodeUTF8(string->bytes, length, "surrogatepass");
+    if (text != NULL || !PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) return text;
+    /* Of a file that others have written, or a disk has spoilt: as pprof.c writes it.
+     */
+    PyErr_Clear();
+    return PyUnicode_DecodeUTF8(string->bytes, length, "backslashreplace");
 }

@@ -38,7 +38,10 @@ Values = dict[str, int]
 
 
 def text_of(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace")
 
 
 def bytes_of(text: str) -> bytes:

@@ -331,6 +331,19 @@ def test_read_of_what_is_no_profile(clock: ManualClock, tmp_path: Path) -> None:
         Profile.read(tmp_path / "missing")
 
 
+def test_read_of_names_that_are_no_text(clock: ManualClock, tmp_path: Path) -> None:
+    """Other tools write what they like: the file is readable, and the name shows it."""
+    path = tmp_path / "x.pb.gz"
+    with spanprof.start(track_wall=True) as session, span("load"):
+        clock(5)
+    message = gzip.decompress(session.result.to_pprof("wall"))
+    assert b"load" in message
+    path.write_bytes(gzip.compress(message.replace(b"load", b"l\x80\xffd")))
+    profile = Profile.read(path)
+    assert [sample.stack[0].name for sample in profile.samples] == ["l\\x80\\xffd"]
+    assert "l\\x80\\xffd" in str(profile)
+
+
 # --- sessions ----------------------------------------------------------------------
 
 
