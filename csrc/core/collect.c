@@ -160,7 +160,7 @@ static void add_heap(uint32_t generation, struct sums *sums) {
 /* Counters of a sampled session are in fixed point. */
 static int64_t whole(uint64_t value) {
     if (!sp_heap_is_sampled()) return (int64_t)value;
-    return (int64_t)(value + (1u << (SP_SAMPLE_SHIFT - 1))) >> SP_SAMPLE_SHIFT;
+    return (int64_t)sp_heap_rounded(value);
 }
 
 /* What is in use. A block that one thread made and another freed in the middle of a

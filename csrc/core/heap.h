@@ -72,6 +72,9 @@ struct sp_heap_path {
 
 /* Fractional bits of all counters of a sampled session. */
 #define SP_SAMPLE_SHIFT 16
+static inline uint64_t sp_heap_rounded(uint64_t value) {
+    return (value + (1u << (SP_SAMPLE_SHIFT - 1))) >> SP_SAMPLE_SHIFT;
+}
 
 /* Net bytes that a thread may gain or lose on an account before it tells the path:
  * how much the peak of a path that several threads use may be off, per thread. */

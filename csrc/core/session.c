@@ -4,6 +4,7 @@
 #include "calltree.h"
 #include "clock.h"
 #include "heap.h"
+#include "feed.h"
 #include "heap_span.h"
 #include "stats.h"
 
@@ -31,6 +32,7 @@ int sp_session_begin(const struct sp_session_config *config) {
     sp_session_config.track_heap = config->track_heap;
     sp_session_config.heap_interval = config->heap_interval;
     sp_labels_begin();
+    sp_feed_begin(config->max_pending_spans);
     if (++last_generation == 0) last_generation = 1;
     /* Before there are paths, for each of which it makes room. */
     if (config->track_heap) {

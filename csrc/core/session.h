@@ -17,6 +17,7 @@ struct sp_session_config {
     uint64_t heap_interval;     /* ns between heap snapshots; 0: at every report */
     bool heap_by_span; /* keep what single spans have in use, see heap_span.h */
     uint32_t max_closed_heap_spans;
+    uint64_t max_pending_spans; /* per thread, in the feed of spans; 0: no feed */
 };
 
 /* The running session's generation, 0 while none runs. The one word that a span

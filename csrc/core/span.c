@@ -49,12 +49,14 @@ static SP_COLD void split_system(struct sp_thread *thread) {
     thread->split_round++;
 }
 
+SP_COLD void sp_span_split_system(struct sp_thread *thread) {
+    uint64_t cpu; /* read only to bring getrusage up to date */
+    sp_clock_cpu_of(&thread->clock, &cpu);
+    split_system(thread);
+}
+
 static SP_COLD void split_touch(struct sp_thread *thread, struct sp_cell *cell) {
-    if (thread->split_count == SP_SPLIT_CELLS) {
-        uint64_t cpu; /* read only to bring getrusage up to date */
-        sp_clock_cpu_of(&thread->clock, &cpu);
-        split_system(thread);
-    }
+    if (thread->split_count == SP_SPLIT_CELLS) sp_span_split_system(thread);
     cell->split = thread->split_round;
     thread->split[thread->split_count++] =
         (struct sp_split_entry){cell, sp_load(&cell->value[SP_VALUE_CPU])};
@@ -103,8 +105,19 @@ static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *n
     return true;
 }
 
+static uint64_t id_of(const struct sp_span *span) {
+    return span != NULL ? span->id : 0;
+}
+
+/* The id of a span that was given as a parent. */
+static uint64_t id_in_session(const struct sp_thread *thread,
+                              const struct sp_span *parent) {
+    return parent->generation == generation_of(thread) ? parent->id : 0;
+}
+
+/* `parent` is the id of the span's parent, for the feed. */
 static inline void push(struct sp_thread *thread, struct sp_span *span,
-                        struct sp_cell *cell) {
+                        struct sp_cell *cell, uint64_t parent) {
     span->below = thread->top;
     span->outer = current_cell(thread);
     span->cell = cell;
@@ -113,6 +126,8 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     boundary(thread, cell);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
+    if (SP_UNLIKELY(thread->feed.on))
+        sp_feed_enter(thread, span, parent, cell->parent != span->outer->path);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -128,7 +143,7 @@ void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
     struct sp_cell *cell = sp_cell_child(&thread->cells, current_cell(thread), key);
     create(thread, span, key, cell);
     span->opened = span->slow_exit = false;
-    push(thread, span, cell);
+    push(thread, span, cell, id_of(thread->top));
 }
 
 static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span,
@@ -155,6 +170,8 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     set_state(span, SP_SPAN_ENTERED);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
+    if (SP_UNLIKELY(thread->feed.on))
+        sp_feed_enter(thread, span, id_of(span->below), false);
 }
 
 static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
@@ -171,7 +188,7 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
     struct sp_cell *cell = cell_under(thread, key, parent);
     create(thread, span, key, cell);
     span->opened = span->slow_exit = false;
-    push(thread, span, cell);
+    push(thread, span, cell, id_in_session(thread, parent));
 }
 
 /* --- leaving the stack ---------------------------------------------------- */
@@ -180,6 +197,7 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     boundary(thread, span->outer);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
+    if (SP_UNLIKELY(thread->feed.on)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
 }
 
 /* Take a span out from under others, which go on running: what they use is
@@ -189,6 +207,7 @@ static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span 
         if (above->below != span) continue;
         above->below = span->below;
         above->outer = span->outer;
+        if (thread->feed.on) sp_feed_leave(thread, span, sp_clock_wall());
         return true;
     }
     return false;
@@ -255,6 +274,7 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
     set_state(span, SP_SPAN_NONE);
+    if (SP_UNLIKELY(thread->feed.on)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
     return true;
 }
 
@@ -287,6 +307,7 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
     sp_thread_charge_to(thread, NULL);
     while (span != NULL) {
         struct sp_span *below = span->below;
+        if (thread->feed.on) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
         settle_after_exit(span);
         sp_count(&sp_stats.abandoned);
         span = below;
@@ -305,6 +326,7 @@ static void charge_idle_locked(struct sp_thread *thread, struct sp_span *span,
     if (thread == NULL || span->generation != generation_of(thread)) return;
     uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
     span->idle_since = wall;
+    if (span->feed_total != NULL) span->feed_total->idle += idle;
     if (idle > 0)
         sp_add(&sp_cell_of_path(&thread->cells, span->path)->value[SP_VALUE_IDLE],
                idle);
@@ -319,6 +341,12 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
     span->opened = span->slow_exit = true;
     pthread_mutex_lock(&open_lock);
     span->idle_since = sp_clock_wall();
+    span->feed_total = NULL;
+    if (thread->feed.on)
+        sp_feed_open(span,
+                     parent != NULL ? id_in_session(thread, parent)
+                                    : id_of(thread->top),
+                     span->idle_since);
     set_state(span, SP_SPAN_OPEN);
     span->open_previous = NULL;
     span->open_next = open_spans;
@@ -334,7 +362,7 @@ void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
     if (cell == NULL) return; /* of another session: not recorded */
     pthread_mutex_lock(&open_lock);
     charge_idle_locked(thread, span, sp_clock_wall());
-    push(thread, span, cell);
+    push(thread, span, cell, 0); /* its total knows its parent */
     pthread_mutex_unlock(&open_lock);
 }
 
@@ -354,7 +382,8 @@ static void settle_after_exit(struct sp_span *span) {
 
 void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
     pthread_mutex_lock(&open_lock);
-    charge_idle_locked(thread, span, sp_clock_wall());
+    uint64_t wall = sp_clock_wall();
+    charge_idle_locked(thread, span, wall);
     if (span->open_previous != NULL)
         span->open_previous->open_next = span->open_next;
     else if (open_spans == span)
@@ -363,6 +392,8 @@ void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
     span->open_previous = span->open_next = NULL;
     set_state(span, SP_SPAN_NONE);
     span->opened = false;
+    if (span->feed_total != NULL || (thread != NULL && thread->feed.on))
+        sp_feed_close(thread, span, wall);
     pthread_mutex_unlock(&open_lock);
     if (span->heap_owner != 0) sp_heap_span_closed(span);
 }
@@ -391,5 +422,5 @@ void sp_spans_relock_in_child(void) {
     /* Their idle time up to here is the parent's to report. */
     uint64_t wall = sp_clock_wall();
     for (struct sp_span *s = open_spans; s != NULL; s = s->open_next)
-        s->idle_since = wall;
+        sp_feed_reopen_in_child(s, s->idle_since = wall);
 }

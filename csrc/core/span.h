@@ -37,6 +37,8 @@ struct sp_span {
     bool opened;                 /* explicitly: stays open after an exit */
     bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
     uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
+    uint32_t feed_number;        /* of its base in feed.h, from 1, while entered; or 0 */
+    struct sp_feed_total *feed_total; /* of an opened span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 
@@ -81,6 +83,9 @@ void sp_span_close(struct sp_thread *thread, struct sp_span *span);
 
 /* The innermost running span whose owner is `owner`, or NULL. */
 struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner);
+
+/* For feed.c: have the system time up to now shared out. Owner only. */
+void sp_span_split_system(struct sp_thread *thread);
 
 /* For thread.c: the spans that other threads asked to be exited; the end of the
  * thread or of its session. */

@@ -101,6 +101,7 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
                       sp_heap_mode(generation, sp_session_config.track_allocations),
                       generation);
     sp_thread_heap_reset(&thread->heap);
+    sp_feed_reset(&thread->feed);
     if (!sp_cells_reset(&thread->cells)) {
         sp_count(&sp_stats.out_of_memory);
         return false;
@@ -199,6 +200,7 @@ static void zero_values(struct sp_thread *thread) {
     for (uint32_t n = 0; n < count; n++) {
         struct sp_cell *cell = sp_cell_at(&thread->cells, n);
         for (int i = 0; i < SP_VALUE_COUNT; i++) sp_store(&cell->value[i], 0);
+        cell->system_told = 0;
     }
     sp_accounts_zero(&thread->cells.accounts);
 }
@@ -222,6 +224,7 @@ void sp_threads_relock_in_child(void) {
     if (cell == NULL) return;
     zero_values(self);
     settle(self);
+    sp_feed_restart_in_child(&self->feed, sp_load(&self->at_wall));
     sp_thread_heap_reset(&self->heap); /* not the parent's samples once more */
     atomic_store_explicit(&self->cell, cell, memory_order_relaxed);
     sp_thread_charge_to(self, alloc_account);

@@ -9,6 +9,7 @@
 
 #include "calltree.h"
 #include "clock.h"
+#include "feed.h"
 #include "session.h"
 
 struct sp_span;
@@ -46,6 +47,7 @@ struct sp_thread {
     struct sp_span *top;              /* innermost running span */
     struct sp_account *alloc_account; /* `cell`'s, or NULL: no span, or not tracked */
     struct sp_thread_heap heap;
+    struct sp_feed feed;
     uint64_t next_id;
     bool is_profilers; /* the reporter thread: its spans are not recorded */
 

@@ -160,6 +160,24 @@ class Profile:
             lib.spt_free(data[0])
 
 
+@dataclass(frozen=True)
+class Record:
+    """One record of the feed of spans. Times are the injected clock's."""
+
+    id: int
+    parent: int
+    start: int
+    end: int
+    wall_busy: int
+    wall_idle: int
+    cpu: int
+    cpu_system: int
+    alloc_objects: int
+    alloc_space: int
+    frame: Frame
+    thread: int
+
+
 @dataclass(eq=False)
 class Span:
     core: Core
@@ -296,6 +314,39 @@ class Core:
         self.max_label_values = max_label_values
         return int(
             self.lib.spt_start(wall, cpu, allocations, max_nodes, max_label_values)
+        )
+
+    def feed_limit(self, limit: int) -> None:
+        """Sessions from now on have a feed of spans, so many waiting at most; 0: none."""
+        self.lib.spt_feed_limit(limit)
+
+    def take_spans(self) -> list[Record]:
+        """Spans that are over, of all threads, up to as many as a batch holds."""
+        batch = self.lib.sp_feed_take()
+        if batch == self.ffi.NULL:
+            return []
+        lib = self.lib
+        offset = lib.sp_session_started_unix - lib.sp_session_started_wall
+        try:
+            return [self._record(batch.records[n], offset) for n in range(batch.count)]
+        finally:
+            lib.sp_feed_batch_free(batch)
+
+    def _record(self, record: Any, offset: int) -> Record:
+        assert record.generation == self.lib.spt_generation()
+        return Record(
+            id=record.id,
+            parent=record.parent,
+            start=record.start - offset,
+            end=record.end - offset,
+            wall_busy=record.wall_busy,
+            wall_idle=record.wall_idle,
+            cpu=record.cpu_user + record.cpu_system,
+            cpu_system=record.cpu_system,
+            alloc_objects=record.alloc_objects,
+            alloc_space=record.alloc_space,
+            frame=(self.callsite_name(record.callsite), self.labels_of(record.labels)),
+            thread=record.thread,
         )
 
     def start_heap(

@@ -130,6 +130,26 @@ void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system);
 int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
               uint32_t max_label_values);
 uint32_t spt_generation(void);
+extern uint64_t sp_session_started_wall;
+extern uint64_t sp_session_started_unix;
+
+struct sp_feed_record {
+    uint64_t id, parent;
+    int64_t start, end;
+    uint64_t wall_busy, wall_idle, cpu_user, cpu_system;
+    uint64_t alloc_objects, alloc_space;
+    uint32_t callsite, labels;
+    uint32_t thread;
+    uint32_t generation;
+};
+struct sp_feed_batch {
+    size_t count;
+    size_t size;
+    struct sp_feed_record records[];
+};
+struct sp_feed_batch *sp_feed_take(void);
+void sp_feed_batch_free(struct sp_feed_batch *batch);
+void spt_feed_limit(uint64_t limit);
 
 struct sp_thread *spt_thread_new(unsigned key);
 struct sp_thread *spt_thread_ready(struct sp_thread *thread);
@@ -180,6 +200,7 @@ void sp_heap_tick_slow(uint64_t wall);
 
 struct sp_span *spt_span_new(void);
 void spt_span_free(struct sp_span *span);
+void spt_spans_make(struct sp_thread *thread, sp_key key, uint64_t count);
 int spt_span_state(const struct sp_span *span);
 uint64_t spt_span_id(const struct sp_span *span);
 uint32_t spt_span_path(const struct sp_span *span);

@@ -20,6 +20,8 @@ class Node:
     idle: int = 0
     cpu: int = 0
     system: int = 0  # what the kernel booked while a span of this node ran
+    objects: int = 0
+    space: int = 0
 
 
 @dataclass(eq=False)
@@ -29,6 +31,7 @@ class Session:
     max_nodes: int
     nodes: dict[Path, Node] = field(default_factory=dict)
     folded: int = 0
+    closed: list[Span] = field(default_factory=list)  # those that the feed tells next
 
     def node(self, parent: Path, frame: Frame) -> Path:
         """The path of a new span; beyond the limit one (other) node a parent."""
@@ -45,6 +48,11 @@ class Span:
     session: Session
     path: Path
     opened: bool  # explicitly, so that it outlives its exits (3.2)
+    parent: Span | None
+    start: int
+    own: Node = field(default_factory=Node)  # its own part of its node's values (5.1)
+    end: int = 0
+    id: int = 0  # what the core calls it
     running_on: Thread | None = None
     idle: bool = False
     asked_to_exit: bool = False
@@ -70,6 +78,7 @@ class Model:
     spans: list[Span] = field(default_factory=list)  # all that are not destroyed
     misnested: int = 0
     abandoned: int = 0
+    now: int = 0
 
     # --- time ----------------------------------------------------------------
 
@@ -78,13 +87,22 @@ class Model:
         a thread's time belongs to its innermost span (5.1, 5.2)."""
         for thread, used, booked in zip(self.threads, cpu, system, strict=True):
             if thread.stack and thread.stack[-1].session is self.session:
-                node = thread.stack[-1].node
-                node.busy += wall
-                node.cpu += used
-                node.system += booked
+                for node in (thread.stack[-1].node, thread.stack[-1].own):
+                    node.busy += wall
+                    node.cpu += used
+                    node.system += booked
         for span in self.spans:
             if span.idle and span.session is self.session:
                 span.node.idle += wall
+                span.own.idle += wall
+        self.now += wall
+
+    def allocate(self, thread: Thread, objects: int, space: int) -> None:
+        """The innermost span's (5.5)."""
+        if thread.stack and thread.stack[-1].session is self.session:
+            for node in (thread.stack[-1].node, thread.stack[-1].own):
+                node.objects += objects
+                node.space += space
 
     # --- sessions and threads ------------------------------------------------
 
@@ -126,7 +144,7 @@ class Model:
             above = thread.stack[-1]
         known = above is not None and above.session is self.session
         path = self.session.node(above.path if above and known else (), frame)
-        span = Span(self.session, path, opened)
+        span = Span(self.session, path, opened, above if known else None, self.now)
         span.node.calls += 1
         self.spans.append(span)
         return span
@@ -165,7 +183,13 @@ class Model:
 
     def close(self, span: Span) -> None:
         span.idle = False
+        self._destroy(span)
+
+    def _destroy(self, span: Span) -> None:
         self.spans.remove(span)
+        span.end = self.now
+        if span.session is self.session:
+            span.session.closed.append(span)
 
     def _push(self, thread: Thread, span: Span) -> None:
         span.running_on = thread
@@ -179,4 +203,4 @@ class Model:
         span.asked_to_exit = False
         span.idle = span.opened
         if not span.opened:
-            self.spans.remove(span)
+            self._destroy(span)

@@ -106,6 +106,12 @@ void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system) {
 
 /* --- sessions and threads -------------------------------------------------- */
 
+/* Of the sessions that are started from now on. */
+static uint64_t max_pending;
+void spt_feed_limit(uint64_t limit) {
+    max_pending = limit;
+}
+
 static struct sp_session_config config = {
     .track_wall = true, .track_cpu = true, .max_nodes = 1000, .max_label_values = 1000};
 
@@ -115,7 +121,8 @@ int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
                                        .track_cpu = cpu,
                                        .track_allocations = allocations,
                                        .max_nodes = max_nodes,
-                                       .max_label_values = max_label_values};
+                                       .max_label_values = max_label_values,
+                                       .max_pending_spans = max_pending};
     return (int)sp_start(&wanted, NULL);
 }
 
@@ -158,6 +165,7 @@ int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
                                        .max_label_values = 1000,
                                        .heap_sample_bytes = sample_bytes,
                                        .heap_by_span = by_span,
+                                       .max_pending_spans = max_pending,
                                        .max_closed_heap_spans = max_closed};
     sp_ages_limit(0);
     return (int)sp_start(&wanted, NULL);
@@ -176,6 +184,7 @@ int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
                                        .heap_sample_bytes = sample_bytes,
                                        .heap_interval = heap_interval,
                                        .heap_by_span = by_span,
+                                       .max_pending_spans = max_pending,
                                        .max_closed_heap_spans = max_closed};
     sp_ages_limit(0);
     return (int)sp_start(&wanted, NULL);
@@ -313,6 +322,14 @@ uint32_t spt_thread_cells(const struct sp_thread *thread) {
 
 struct sp_span *spt_span_new(void) {
     return calloc(1, sizeof(struct sp_span));
+}
+/* One after the other. */
+void spt_spans_make(struct sp_thread *thread, sp_key key, uint64_t count) {
+    for (uint64_t n = 0; n < count; n++) {
+        struct sp_span span = {0};
+        sp_span_begin(thread, &span, key);
+        sp_span_exit(thread, &span);
+    }
 }
 void spt_span_free(struct sp_span *span) {
     free(span);

@@ -19,7 +19,7 @@ COMMON = ("begin", "exit", "advance")
 STEPS = (
     *(COMMON * 4),
     *(("begin_under", "open", "enter", "exit_any", "close", "snapshot", "delta") * 2),
-    *(("thread", "end_thread", "start", "stop") * 2),
+    *(("thread", "end_thread", "start", "stop", "allocate", "feed") * 2),
 )
 number = st.integers(0, 7)
 steps = st.tuples(st.sampled_from(STEPS), number, number, number)
@@ -30,6 +30,7 @@ FRAMES: list[reference.Frame] = [
     *(("labelled", value) for value in "xy"),
 ]
 MAX_NODES = [100_000, 100_000, 2, 5]
+FEED_LIMIT = 500  # no program here has more spans
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Program:
     shown: dict[reference.Path, Values] = field(default_factory=dict)
     deltas: Counter[tuple[reference.Path, str]] = field(default_factory=Counter)
     earlier: Profile | None = None
+    system: Counter[reference.Path] = field(default_factory=Counter)
     times: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class Program:
             for name in ("misnested", "abandoned", "nodes_folded")
         }
         self.folded = 0
+        self.model.now = self.core.wall
         self.thread(0, 0, 0)
         self.start(0, 0, 0)
 
@@ -88,9 +91,11 @@ class Program:
     def start(self, a: int, b: int, c: int) -> None:
         if self.model.session is None:
             limit = MAX_NODES[a % len(MAX_NODES)]
+            self.core.feed_limit(FEED_LIMIT)
             self.core.start(max_nodes=limit)
             self.model.start(limit)
             self.shown.clear()
+            self.system.clear()
             self.deltas.clear()
             self.earlier = None
 
@@ -99,6 +104,7 @@ class Program:
             return
         if a % 2:
             self.delta(0, 0, 0)
+        self.feed(0, 0, 0)
         final = self.core.stop()
         assert final is not None
         self.check(final)
@@ -120,6 +126,37 @@ class Program:
         self.core.advance(waited)
         self.model.advance(waited, nothing, nothing)
 
+    def allocate(self, a: int, b: int, c: int) -> None:
+        real, expected = self.turn(a)
+        real.allocate(b, c * 10)
+        self.model.allocate(expected, b, c * 10)
+
+    def feed(self, a: int, b: int, c: int) -> None:
+        """Each span that is over is told of once, with what was its own."""
+        if self.model.session is None:
+            return
+        records = {record.id: record for record in self.core.take_spans()}
+        closed = self.model.session.closed
+        assert set(records) == {span.id for span in closed}
+        for span in closed:
+            record = records[span.id]
+            name, value = span.path[-1]
+            assert record.frame == (name, (("key", value),) if value else ())
+            assert record.parent == (span.parent.id if span.parent else 0)
+            assert (record.start, record.end) == (span.start, span.end)
+            own = span.own
+            assert (record.wall_busy, record.wall_idle) == (own.busy, own.idle)
+            assert record.cpu == own.cpu
+            assert record.cpu_system <= own.cpu
+            assert (record.alloc_objects, record.alloc_space) == (own.objects, own.space)
+        system = Counter[reference.Path]()
+        for span in closed:
+            system[span.path] += records[span.id].cpu_system
+        self.system.update(system)
+        for path, told in self.system.items():
+            assert told <= self.model.session.nodes[path].system
+        closed.clear()
+
     def begin(self, a: int, b: int, c: int, parent: Pair | None = None) -> None:
         self.create(a, b, parent, opened=False)
 
@@ -139,6 +176,7 @@ class Program:
             play = self.model.open if opened else self.model.begin
             above_expected = parent.expected if parent is not None else None
             self.pairs.append(Pair(span, play(expected, frame, above_expected)))
+            self.pairs[-1].expected.id = span.id
 
     def enter(self, a: int, b: int, c: int) -> None:
         idle = [pair for pair in self.pairs if pair.expected.idle]

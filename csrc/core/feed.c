@@ -1,0 +1,358 @@
+#include "feed.h"
+
+#include "bigmem.h"
+#include "session.h"
+#include "span.h"
+#include "stats.h"
+#include "thread.h"
+
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* CPU time from which a span's own share of the system's time is asked for when it
+ * ends, rather than shared out with that of its successors. */
+#define SPLIT_FROM 100000u /* ns */
+
+void (*_Atomic sp_feed_half_full)(void);
+
+static sp_counter wanted; /* the running session's limit; 0: no feed */
+
+void sp_feed_begin(uint64_t limit) {
+    sp_store(&wanted, limit);
+}
+
+bool sp_feed_wanted(void) {
+    return sp_load(&wanted) != 0;
+}
+
+/* --- the ring ------------------------------------------------------------------- */
+
+static size_t ring_bytes(uint32_t size) {
+    return size * sizeof(struct sp_feed_record);
+}
+
+/* Nobody reads it: the thread is in no session. */
+static void make_ring(struct sp_feed *feed, uint64_t limit) {
+    uint32_t size = 2;
+    while (size < limit && size < (uint32_t)1 << 31) size *= 2;
+    if (size != feed->ring_size) {
+        sp_big_free(feed->ring, ring_bytes(feed->ring_size));
+        feed->ring = sp_big_alloc(ring_bytes(size));
+        feed->ring_size = feed->ring != NULL ? size : 0;
+    }
+    feed->limit = limit < feed->ring_size ? limit : feed->ring_size;
+}
+
+static SP_COLD void wake(void) {
+    void (*half_full)(void) =
+        atomic_load_explicit(&sp_feed_half_full, memory_order_acquire);
+    if (half_full != NULL) half_full();
+}
+
+/* Room for one more record, which counts when it is published; NULL if there is none. */
+static inline struct sp_feed_record *next_record(struct sp_feed *feed) {
+    uint64_t written = atomic_load_explicit(&feed->written, memory_order_relaxed);
+    if (SP_UNLIKELY(written - feed->taken_seen >= feed->limit)) {
+        feed->taken_seen = atomic_load_explicit(&feed->taken, memory_order_acquire);
+        if (written - feed->taken_seen >= feed->limit) {
+            sp_count(&sp_stats.spans_dropped);
+            return NULL;
+        }
+    }
+    return &feed->ring[written & (feed->ring_size - 1)];
+}
+
+static inline void publish(struct sp_feed *feed) {
+    uint64_t written =
+        atomic_load_explicit(&feed->written, memory_order_relaxed) + 1;
+    atomic_store_explicit(&feed->written, written, memory_order_release);
+    if (SP_UNLIKELY((written & (feed->ring_size / 2 - 1)) == 0)) wake();
+}
+
+void sp_feed_reset(struct sp_feed *feed) {
+    uint64_t limit = sp_load(&wanted);
+    feed->on = limit != 0;
+    feed->count = feed->irregular = 0;
+    if (!feed->on) return;
+    feed->thread = (uint32_t)syscall(SYS_gettid);
+    make_ring(feed, limit);
+    feed->taken_seen = 0;
+    atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
+}
+
+/* --- spans on the stack ----------------------------------------------------------- */
+
+static struct sp_feed_base *base_at(const struct sp_feed *feed, uint32_t number) {
+    return sp_slab_at(&feed->bases, number, sizeof(struct sp_feed_base));
+}
+
+static SP_COLD bool make_room(struct sp_feed *feed) {
+    if (!sp_slab_reserve(&feed->bases, feed->count, sizeof(struct sp_feed_base))) {
+        sp_count(&sp_stats.out_of_memory);
+        return false;
+    }
+    unsigned chunk = sp_slab_chunk_of(feed->count);
+    feed->room = sp_slab_chunk_start(chunk) + sp_slab_chunk_size(chunk);
+    return true;
+}
+
+void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t parent,
+                   bool irregular) {
+    struct sp_feed *feed = &thread->feed;
+    uint32_t number = feed->count;
+    span->feed_number = 0;
+    if (SP_UNLIKELY(number >= feed->room) && !make_room(feed)) return;
+    const struct sp_account *account = span->cell->account;
+    *base_at(feed, number) = (struct sp_feed_base){
+        .id = span->id,
+        .parent = parent,
+        .start = sp_load(&thread->at_wall),
+        .busy = sp_load(&span->cell->value[SP_VALUE_BUSY]),
+        .cpu = sp_load(&span->cell->value[SP_VALUE_CPU]),
+        .objects = account != NULL ? sp_load(&account->objects) : 0,
+        .space = account != NULL ? sp_load(&account->space) : 0,
+        .cell = span->cell,
+        .irregular = irregular,
+    };
+    feed->irregular += irregular;
+    span->feed_number = feed->count = number + 1;
+}
+
+/* What a span used. */
+struct used {
+    uint64_t busy, cpu, objects, space;
+};
+
+static struct used used_since(const struct sp_feed_base *base) {
+    const struct sp_cell *cell = base->cell;
+    const struct sp_account *account = cell->account;
+    return (struct used){
+        .busy = sp_load(&cell->value[SP_VALUE_BUSY]) - base->busy,
+        .cpu = sp_load(&cell->value[SP_VALUE_CPU]) - base->cpu,
+        .objects = account != NULL ? sp_load(&account->objects) - base->objects : 0,
+        .space = account != NULL ? sp_load(&account->space) - base->space : 0,
+    };
+}
+
+/* Some span of the stack may share its cell with others. What the cell counted since
+ * the base is the span's, and that of those above it: the next one of them began to
+ * take its place when it was entered. Those below are not to have it. */
+static SP_COLD void leave_shared(struct sp_feed *feed, uint32_t number,
+                                 struct used *used) {
+    const struct sp_cell *cell = base_at(feed, number)->cell;
+    for (uint32_t above = number + 1; above < feed->count; above++) {
+        if (base_at(feed, above)->cell != cell) continue;
+        struct used theirs = used_since(base_at(feed, above));
+        used->busy -= theirs.busy;
+        used->cpu -= theirs.cpu;
+        used->objects -= theirs.objects;
+        used->space -= theirs.space;
+        break;
+    }
+    for (uint32_t below = 0; below < number; below++) {
+        struct sp_feed_base *base = base_at(feed, below);
+        if (base->cell != cell) continue;
+        base->busy += used->busy;
+        base->cpu += used->cpu;
+        base->objects += used->objects;
+        base->space += used->space;
+    }
+    if (base_at(feed, number)->irregular) feed->irregular--;
+}
+
+/* Those above it move down. */
+static SP_COLD void leave_middle(struct sp_thread *thread, uint32_t number) {
+    struct sp_feed *feed = &thread->feed;
+    for (uint32_t n = number; n + 1 < feed->count; n++)
+        *base_at(feed, n) = *base_at(feed, n + 1);
+    for (struct sp_span *s = thread->top; s != NULL; s = s->below)
+        if (s->feed_number > number + 1) s->feed_number--;
+}
+
+/* The system's part of a span's CPU time: of what is known of its cell, what no span
+ * before it had. What is found out later goes to its successors. */
+static uint64_t take_system(struct sp_cell *cell, uint64_t cpu) {
+    uint64_t known = sp_load(&cell->value[SP_VALUE_SYSTEM]) - cell->system_told;
+    uint64_t system = known < cpu ? known : cpu;
+    cell->system_told += system;
+    return system;
+}
+
+static SP_COLD void add_to_total(struct sp_feed_total *total, const struct used *used,
+                                 uint64_t system) {
+    if (total == NULL) return; /* there was no memory for it */
+    total->busy += used->busy;
+    total->cpu += used->cpu;
+    total->system += system;
+    total->objects += used->objects;
+    total->space += used->space;
+}
+
+void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall) {
+    struct sp_feed *feed = &thread->feed;
+    if (SP_UNLIKELY(span->feed_number == 0)) { /* out of memory when it was entered */
+        if (!span->opened) sp_count(&sp_stats.spans_dropped);
+        return;
+    }
+    uint32_t number = span->feed_number - 1;
+    struct sp_feed_base *base = base_at(feed, number);
+    struct used used = used_since(base);
+    if (SP_UNLIKELY(feed->irregular != 0)) leave_shared(feed, number, &used);
+    uint64_t parent = base->parent, start = base->start;
+    struct sp_cell *cell = base->cell;
+    if (SP_UNLIKELY(number + 1 != feed->count)) leave_middle(thread, number);
+    feed->count--;
+    span->feed_number = 0;
+    if (SP_UNLIKELY(used.cpu >= SPLIT_FROM)) sp_span_split_system(thread);
+    uint64_t system = take_system(cell, used.cpu);
+    if (SP_UNLIKELY(span->opened)) {
+        add_to_total(span->feed_total, &used, system);
+        return;
+    }
+    struct sp_feed_record *record = next_record(feed);
+    if (SP_UNLIKELY(record == NULL)) return;
+    *record = (struct sp_feed_record){
+        .id = span->id,
+        .parent = parent,
+        .start = (int64_t)start,
+        .end = (int64_t)wall,
+        .wall_busy = used.busy,
+        .cpu_user = used.cpu - system,
+        .cpu_system = system,
+        .alloc_objects = used.objects,
+        .alloc_space = used.space,
+        .callsite = span->path,
+        .thread = feed->thread,
+        .generation = span->generation,
+    };
+    publish(feed);
+}
+
+void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall) {
+    for (uint32_t n = 0; n < feed->count; n++) {
+        struct sp_feed_base *base = base_at(feed, n);
+        base->start = wall;
+        base->busy = base->cpu = base->objects = base->space = 0;
+    }
+    feed->taken_seen = 0;
+    atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
+}
+
+/* --- opened spans ------------------------------------------------------------------- */
+
+void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall) {
+    span->feed_total = calloc(1, sizeof *span->feed_total);
+    if (span->feed_total == NULL) return;
+    span->feed_total->parent = parent;
+    span->feed_total->start = wall;
+}
+
+void sp_feed_reopen_in_child(struct sp_span *span, uint64_t wall) {
+    struct sp_feed_total *total = span->feed_total;
+    if (total == NULL) return;
+    *total = (struct sp_feed_total){.parent = total->parent, .start = wall};
+}
+
+void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall) {
+    struct sp_feed_total *total = span->feed_total;
+    span->feed_total = NULL;
+    uint32_t running = sp_session_running();
+    if (running == 0 || span->generation != running || !sp_feed_wanted()) {
+        free(total); /* of a session that is over */
+        return;
+    }
+    /* Who closes it may be a thread that the session does not know. */
+    bool known = thread != NULL && thread->feed.on &&
+                 atomic_load_explicit(&thread->data_generation,
+                                      memory_order_relaxed) == running;
+    struct sp_feed_record *record =
+        total != NULL && known ? next_record(&thread->feed) : NULL;
+    if (total == NULL || !known) sp_count(&sp_stats.spans_dropped);
+    if (record != NULL) {
+        *record = (struct sp_feed_record){
+            .id = span->id,
+            .parent = total->parent,
+            .start = (int64_t)total->start,
+            .end = (int64_t)wall,
+            .wall_busy = total->busy,
+            .wall_idle = total->idle,
+            .cpu_user = total->cpu - total->system,
+            .cpu_system = total->system,
+            .alloc_objects = total->objects,
+            .alloc_space = total->space,
+            .callsite = span->path,
+            .thread = thread->feed.thread,
+            .generation = span->generation,
+        };
+        publish(&thread->feed);
+    }
+    free(total);
+}
+
+/* --- the collector -------------------------------------------------------------------- */
+
+static bool is_readable(const struct sp_thread *thread, uint32_t generation) {
+    return atomic_load_explicit(&thread->data_generation, memory_order_acquire) ==
+               generation &&
+           thread->feed.on;
+}
+
+static uint64_t waiting(struct sp_feed *feed) {
+    return atomic_load_explicit(&feed->written, memory_order_acquire) -
+           atomic_load_explicit(&feed->taken, memory_order_relaxed);
+}
+
+/* From the wall clock's to Unix time, from a path to what is there. */
+static void finish(struct sp_feed_record *record) {
+    int64_t to_unix =
+        (int64_t)sp_session_started_unix - (int64_t)sp_session_started_wall;
+    sp_key key = sp_path_key(record->callsite);
+    record->callsite = sp_key_callsite(key);
+    record->labels = sp_key_labels(key);
+    record->start += to_unix;
+    record->end += to_unix;
+    if (sp_heap_is_sampled()) {
+        record->alloc_objects = sp_heap_rounded(record->alloc_objects);
+        record->alloc_space = sp_heap_rounded(record->alloc_space);
+    }
+}
+
+static size_t take_from(struct sp_feed *feed, struct sp_feed_record *to, size_t most) {
+    uint64_t taken = atomic_load_explicit(&feed->taken, memory_order_relaxed);
+    uint64_t there = waiting(feed);
+    size_t count = there < most ? (size_t)there : most;
+    for (size_t n = 0; n < count; n++) {
+        to[n] = feed->ring[(taken + n) & (feed->ring_size - 1)];
+        finish(&to[n]);
+    }
+    atomic_store_explicit(&feed->taken, taken + count, memory_order_release);
+    return count;
+}
+
+struct sp_feed_batch *sp_feed_take(void) {
+    uint32_t generation = sp_session_running();
+    uint64_t there = 0;
+    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+        if (is_readable(t, generation)) there += waiting(&t->feed);
+    if (there == 0) return NULL;
+    size_t room = there < SP_FEED_BATCH ? (size_t)there : SP_FEED_BATCH;
+    size_t size = sizeof(struct sp_feed_batch) + ring_bytes((uint32_t)room);
+    struct sp_feed_batch *batch = sp_big_alloc(size);
+    if (batch == NULL) {
+        sp_count(&sp_stats.out_of_memory);
+        return NULL;
+    }
+    batch->size = size;
+    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+        if (is_readable(t, generation))
+            batch->count += take_from(&t->feed, batch->records + batch->count,
+                                      room - batch->count);
+    return batch;
+}
+
+void sp_feed_batch_free(struct sp_feed_batch *batch) {
+    if (batch != NULL) sp_big_free(batch, batch->size);
+}
