@@ -32,11 +32,13 @@ from .session import (
     start,
     stop,
 )
+from .spans import ClosedSpan
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Callsite",
+    "ClosedSpan",
     "FileBackend",
     "Leak",
     "PProfReporter",

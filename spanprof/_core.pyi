@@ -8,9 +8,11 @@ Times are in nanoseconds. A *metric* is one stored number per node
 of two (``SERIES``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final
+
+from .spans import ClosedSpan
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -111,6 +113,23 @@ def callsite(index: int, /) -> tuple[str, str, str, int]:
     """``(name, target, file, line)`` of a callsite."""
 
 def current_span() -> Span | None: ...
+
+SPAN_FIELDS: tuple[str, ...]
+"""The fields of a record of a :class:`SpanBatch`."""
+
+@final
+class SpanBatch:
+    """Spans that are over: an array of records, by the buffer protocol."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> ClosedSpan: ...
+    def __iter__(self) -> Iterator[ClosedSpan]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def set_span_maker(maker: Callable[[tuple[int, ...]], object], /) -> None:
+    """What makes the objects of ``batch[i]`` of a record's numbers."""
+
+def label_set(number: int, /) -> tuple[tuple[str, str], ...]: ...
 def session_start(
     *,
     track_wall: bool,
@@ -124,6 +143,8 @@ def session_start(
     report_interval: float,
     heap_snapshot_interval: float,
     on_report: Callable[[ProfileData | None, bool], None] | None,
+    on_spans: Callable[[SpanBatch], None] | None,
+    max_pending_spans: int,
     want_profile: bool,
 ) -> None:
     """Start the process's one session; RuntimeError if one runs.
@@ -132,7 +153,8 @@ def session_start(
     ``report_interval`` seconds (0: only on flush and stop), at each flush, and
     once more with ``last=True`` at stop. ``profile`` holds the values since the
     last call, or is None if ``want_profile`` is false. No thread is started
-    without ``on_report``.
+    without ``on_report``. ``on_spans(batch)`` is called there as well, before each
+    report, and whenever many wait.
     """
 
 def session_stop(timeout: float | None, /) -> tuple[ProfileData, bool] | None:

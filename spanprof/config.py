@@ -101,9 +101,10 @@ class ProfileConfig:
     max_label_values: int = 1000
     """Most distinct values of a label; others become "(other)", and are counted."""
 
-    max_pending_spans: int = 8192
-    """Most finished spans per thread that wait for reporters. Reserved for the
-    per-span feed, without effect in this release."""
+    max_pending_spans: int = 200_000
+    """Most finished spans per thread that wait for reporters that want single spans
+    (:meth:`Reporter.spans`); further ones are dropped, and counted. Each
+    that waits takes 96 bytes."""
 
     on_fork: OnFork = "restart"
     """What becomes of the session in the child after a fork."""

@@ -30,6 +30,7 @@ class Delivery:
         self._config = config
         self._profilers = [each for each in reporters if overrides(each, "profile")]
         self._flushers = [each for each in reporters if overrides(each, "flush")]
+        self._spanners = [each for each in reporters if overrides(each, "spans")]
         self._beginners = [each for each in reporters if overrides(each, "init")]
         self._reporters = tuple(reporters)
         self._log = LimitedLog()
@@ -43,11 +44,16 @@ class Delivery:
         # Below: written on the reporter thread alone; `_calling` is read by others.
         self._thread: int | None = None
         self._held: _core.ProfileData | None = None
+        self._held_spans: list[_core.SpanBatch] = []
         self._calling: tuple[Reporter, str] | None = None
 
     @property
     def want_profile(self) -> bool:
         return bool(self._profilers)
+
+    @property
+    def want_spans(self) -> bool:
+        return bool(self._spanners)
 
     @property
     def is_here(self) -> bool:
@@ -93,6 +99,9 @@ class Delivery:
             for reporter in self._beginners:
                 self._call(reporter, "init", self._config)
             self._begun.set()
+            held, self._held_spans = self._held_spans, []
+            for batch in held:
+                self.on_spans(batch)
             if not last:
                 # The call that start() asked for, so that init() need not wait for the
                 # first report. What was measured meanwhile goes into that one.
@@ -118,6 +127,14 @@ class Delivery:
             self._thread = None  # the number may soon be another thread's
             self._ended.set()
 
+    def on_spans(self, batch: _core.SpanBatch) -> None:
+        """Called by the core, on the reporter thread."""
+        if not self._begun.is_set():
+            self._held_spans.append(batch)  # init() comes first
+            return
+        for reporter in self._spanners:
+            self._call(reporter, "spans", batch)
+
     def _call(self, reporter: Reporter, method: str, *arguments: object) -> None:
         self._calling = reporter, method
         try:
@@ -136,8 +153,7 @@ def warn_of_unsupported(reporters: Sequence[Reporter]) -> None:
         methods = [each for each in UNSUPPORTED if overrides(kind, each)]
         if methods:
             logger.warning(
-                "%s overrides %s: the feed of single spans is not in this release, "
-                "they are not called",
+                "%s overrides %s: not called in this release, see spans()",
                 type(kind).__qualname__,
                 ", ".join(methods),
             )

@@ -77,6 +77,8 @@ class Session:
             report_interval=config.report_interval,
             heap_snapshot_interval=config.heap_snapshot_interval,
             on_report=delivery.on_report if self._reporters else None,
+            on_spans=delivery.on_spans if delivery.want_spans else None,
+            max_pending_spans=config.max_pending_spans,
             want_profile=delivery.want_profile,
         )
         if self._reporters:

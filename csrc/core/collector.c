@@ -19,8 +19,9 @@ struct collector {
     pthread_t thread;
     bool running;                         /* `thread` is set */
     uint64_t requested, begun, delivered; /* reports, counted */
-    bool stopping, ended;
+    bool stopping, ended, spans_due;
     struct sp_profile *final; /* the last report's values, taken at the stop */
+    struct sp_feed_batch *final_spans;
     int references;
 };
 
@@ -28,6 +29,14 @@ struct collector {
  * session from ending in the middle of it. */
 static pthread_mutex_t collect_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct collector *current; /* changed under collect_lock */
+
+/* The collector that is woken when spans are to be taken. The lock is only tried by
+ * those who wake it. */
+static pthread_mutex_t feeding_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct collector *feeding;
+
+/* How often to look at the rings, as a call of wake_feeding may find a lock taken. */
+#define LOOK ((uint64_t)20000000) /* ns */
 
 /* --- time ------------------------------------------------------------------ */
 
@@ -68,22 +77,100 @@ static void collector_release(struct collector *c) {
     free(c);
 }
 
+/* --- the feed of spans -------------------------------------------------------- */
+
+/* For sp_feed_is_due: a thread of the program, which must not wait. */
+static void wake_feeding(void) {
+    if (pthread_mutex_trylock(&feeding_lock) != 0) return;
+    struct collector *c = feeding;
+    if (c != NULL && pthread_mutex_trylock(&c->mutex) == 0) {
+        c->spans_due = true;
+        pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->mutex);
+    }
+    pthread_mutex_unlock(&feeding_lock);
+}
+
+static void set_feeding(struct collector *c) {
+    pthread_mutex_lock(&feeding_lock);
+    feeding = c;
+    pthread_mutex_unlock(&feeding_lock);
+    atomic_store_explicit(&sp_feed_is_due, wake_feeding, memory_order_release);
+}
+
+/* What is there now, in order. Under collect_lock. */
+static struct sp_feed_batch *take_all_spans(void) {
+    struct sp_feed_batch *first = NULL, **last = &first;
+    while ((*last = sp_feed_take()) != NULL) last = &(*last)->next;
+    return first;
+}
+
+static struct sp_feed_batch *take_spans(struct collector *c) {
+    struct sp_feed_batch *spans = NULL;
+    pthread_mutex_lock(&collect_lock);
+    /* A stop may have come between: then the rest is in `final_spans`. */
+    if (current == c) spans = take_all_spans();
+    pthread_mutex_unlock(&collect_lock);
+    return spans;
+}
+
+static bool look_at_rings(const struct collector *c) {
+    if (pthread_mutex_trylock(&collect_lock) != 0) return false;
+    bool spans_due = current == c && sp_feed_some_due();
+    pthread_mutex_unlock(&collect_lock);
+    return spans_due;
+}
+
+static void deliver_spans(struct collector *c, struct sp_feed_batch *spans) {
+    while (spans != NULL) {
+        struct sp_feed_batch *next = spans->next;
+        c->host.spans(c->host.context, spans);
+        spans = next;
+    }
+}
+
 /* --- the reporter thread ---------------------------------------------------- */
 
-/* Wait until a report is due; true if it is the last one. */
-static bool wait_until_due(struct collector *c) {
-    struct timespec due = deadline_after(c->host.interval);
-    pthread_mutex_lock(&c->mutex);
-    while (!c->stopping && c->requested == c->begun) {
-        if (c->host.interval == 0)
-            pthread_cond_wait(&c->changed, &c->mutex);
-        else if (pthread_cond_timedwait(&c->changed, &c->mutex, &due) == ETIMEDOUT)
-            break;
+enum due { DUE_SPANS, DUE_REPORT, DUE_LAST };
+
+static bool is_before(const struct timespec *a, const struct timespec *b) {
+    return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
+/* Wait until `deadline` (NULL: for ever) or until something changes; false if it has
+ * come. With a feed no longer than until it is time to look at the rings. */
+static bool wait_a_while(struct collector *c, const struct timespec *deadline) {
+    struct timespec look;
+    bool looks = c->host.spans != NULL;
+    if (looks) look = deadline_after(LOOK);
+    if (looks && (deadline == NULL || is_before(&look, deadline))) {
+        if (pthread_cond_timedwait(&c->changed, &c->mutex, &look) == ETIMEDOUT &&
+            look_at_rings(c))
+            c->spans_due = true;
+        return true;
     }
-    bool last = c->stopping;
-    c->begun = c->requested;
+    if (deadline == NULL) {
+        pthread_cond_wait(&c->changed, &c->mutex);
+        return true;
+    }
+    return pthread_cond_timedwait(&c->changed, &c->mutex, deadline) != ETIMEDOUT;
+}
+
+/* Wait until something is to be done. `report_at` is when the next report is due. */
+static enum due wait_until_due(struct collector *c, const struct timespec *report_at) {
+    const struct timespec *deadline = c->host.interval == 0 ? NULL : report_at;
+    enum due due = DUE_REPORT;
+    pthread_mutex_lock(&c->mutex);
+    while (!c->stopping && c->requested == c->begun && !c->spans_due)
+        if (!wait_a_while(c, deadline)) break;
+    if (c->stopping)
+        due = DUE_LAST;
+    else if (c->spans_due && c->requested == c->begun)
+        due = DUE_SPANS;
+    c->spans_due = false;
+    if (due != DUE_SPANS) c->begun = c->requested;
     pthread_mutex_unlock(&c->mutex);
-    return last;
+    return due;
 }
 
 static struct sp_profile *take_delta(struct collector *c, bool last) {
@@ -107,11 +194,17 @@ static void *run(void *argument) {
     c->running = true;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->mutex);
+    struct timespec report_at = deadline_after(c->host.interval);
     for (bool last = false; !last;) {
-        last = wait_until_due(c);
+        enum due due = wait_until_due(c, &report_at);
+        last = due == DUE_LAST;
+        if (c->host.spans != NULL)
+            deliver_spans(c, last ? c->final_spans : take_spans(c));
+        if (due == DUE_SPANS) continue;
         uint64_t round = c->begun; /* only this thread changes it */
         c->host.report(c->host.context, take_delta(c, last), last);
         sp_count(&sp_stats.reports);
+        report_at = deadline_after(c->host.interval);
         pthread_mutex_lock(&c->mutex);
         c->delivered = round;
         pthread_cond_broadcast(&c->changed);
@@ -159,6 +252,7 @@ enum sp_start_status sp_start(const struct sp_session_config *config,
             pthread_mutex_lock(&c->mutex);
             while (!c->running) pthread_cond_wait(&c->changed, &c->mutex);
             pthread_mutex_unlock(&c->mutex);
+            if (host->spans != NULL) set_feeding(c);
         }
     }
     pthread_mutex_unlock(&collect_lock);
@@ -218,17 +312,21 @@ bool sp_stop(int64_t timeout, struct sp_profile **final) {
     }
     struct collector *c = current;
     current = NULL;
+    set_feeding(NULL);
     struct sp_profile *delta = NULL;
+    struct sp_feed_batch *spans = NULL;
     if (c != NULL && c->host.want_profile)
         delta = sp_collect_delta(final);
     else
         *final = sp_collect_cumulative();
+    if (c != NULL && c->host.spans != NULL) spans = take_all_spans();
     sp_session_end();
     pthread_mutex_unlock(&collect_lock);
     if (c == NULL) return true;
 
     pthread_mutex_lock(&c->mutex);
     c->final = delta;
+    c->final_spans = spans;
     c->stopping = true;
     pthread_cond_broadcast(&c->changed);
     bool done = wait_for(c, timeout, is_ended, 0);
@@ -254,5 +352,7 @@ void sp_collector_unlock(void) {
 void sp_collector_relock_in_child(void) {
     collect_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     current = NULL; /* the thread is the parent's; so is its state, left as it is */
+    feeding_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    feeding = NULL;
     sp_collect_reset();
 }

@@ -8,6 +8,7 @@
 #ifndef SPANPROF_CORE_COLLECTOR_H
 #define SPANPROF_CORE_COLLECTOR_H
 
+#include "feed.h"
 #include "profile.h"
 #include "session.h"
 
@@ -15,12 +16,14 @@
  * must be brief; the others may block. `report` takes over `profile`, the values since
  * its last call; NULL if the host wants none, if a stop came between (they are in the
  * last report then), or out of memory (they come with the next one). `last` is true
- * once, at the end. */
+ * once, at the end. `spans` takes over spans that are over, as many as there were,
+ * before each report, and between reports as soon as many wait. */
 struct sp_host {
     void *context;
     void (*begin)(void *context);
     void (*report)(void *context, struct sp_profile *profile, bool last);
-    void (*end)(void *context); /* frees the context */
+    void (*spans)(void *context, struct sp_feed_batch *batch); /* NULL: no feed */
+    void (*end)(void *context);                                /* frees the context */
     bool want_profile;
     uint64_t interval; /* ns between reports; 0: only at flush and stop */
 };

@@ -7,6 +7,7 @@
 #include "thread.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,7 +15,7 @@
  * ends, rather than shared out with that of its successors. */
 #define SPLIT_FROM 100000u /* ns */
 
-void (*_Atomic sp_feed_half_full)(void);
+void (*_Atomic sp_feed_is_due)(void);
 
 static sp_counter wanted; /* the running session's limit; 0: no feed */
 
@@ -28,8 +29,25 @@ bool sp_feed_wanted(void) {
 
 /* --- the ring ------------------------------------------------------------------- */
 
+/* How many records are written between two looks at what was taken, and from how many
+ * on they should be. A reporter in Python may have to wait for the GIL before it can
+ * take any: for 5 ms, which is long. */
+#define LOOK_EVERY 256u
+#define DUE 4096u
+
 static size_t ring_bytes(uint32_t size) {
     return size * sizeof(struct sp_feed_record);
+}
+
+/* Memory where it is written alone. */
+static struct sp_feed_record *map_ring(uint32_t size) {
+    void *memory = mmap(NULL, ring_bytes(size), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory != MAP_FAILED ? memory : NULL;
+}
+
+static uint64_t due_at(const struct sp_feed *feed) {
+    return feed->limit / 2 < DUE ? feed->limit / 2 + 1 : DUE;
 }
 
 /* Nobody reads it: the thread is in no session. */
@@ -37,37 +55,55 @@ static void make_ring(struct sp_feed *feed, uint64_t limit) {
     uint32_t size = 2;
     while (size < limit && size < (uint32_t)1 << 31) size *= 2;
     if (size != feed->ring_size) {
-        sp_big_free(feed->ring, ring_bytes(feed->ring_size));
-        feed->ring = sp_big_alloc(ring_bytes(size));
+        if (feed->ring != NULL) munmap(feed->ring, ring_bytes(feed->ring_size));
+        feed->ring = map_ring(size);
         feed->ring_size = feed->ring != NULL ? size : 0;
     }
     feed->limit = limit < feed->ring_size ? limit : feed->ring_size;
+    if (feed->ring != NULL) madvise(feed->ring, ring_bytes(size), MADV_DONTNEED);
 }
 
-static SP_COLD void wake(void) {
-    void (*half_full)(void) =
-        atomic_load_explicit(&sp_feed_half_full, memory_order_acquire);
-    if (half_full != NULL) half_full();
+static struct sp_feed_record *record_at(struct sp_feed *feed, uint64_t number) {
+    uint64_t origin = atomic_load_explicit(&feed->origin, memory_order_relaxed);
+    return &feed->ring[(number - origin) & (feed->ring_size - 1)];
 }
 
-/* Room for one more record, which counts when it is published; NULL if there is none. */
+/* Look at what was taken. If all was, the next record is the first of the ring: the
+ * reader learns that before it learns of the record, and reads none before it. */
+static SP_COLD void look(struct sp_feed *feed, uint64_t written) {
+    feed->taken_seen = atomic_load_explicit(&feed->taken, memory_order_acquire);
+    if (feed->taken_seen == written)
+        atomic_store_explicit(&feed->origin, written, memory_order_relaxed);
+    if (written - feed->taken_seen < due_at(feed)) return;
+    void (*is_due)(void) = atomic_load_explicit(&sp_feed_is_due, memory_order_acquire);
+    if (is_due != NULL) is_due();
+}
+
+static SP_COLD void drop(struct sp_feed *feed, uint64_t written) {
+    uint64_t dropped =
+        atomic_fetch_add_explicit(&sp_stats.spans_dropped, 1, memory_order_relaxed);
+    if (dropped % LOOK_EVERY == 0) look(feed, written);
+}
+
+/* Room for one more record, which counts when it is published; NULL if there is none.
+ */
 static inline struct sp_feed_record *next_record(struct sp_feed *feed) {
     uint64_t written = atomic_load_explicit(&feed->written, memory_order_relaxed);
     if (SP_UNLIKELY(written - feed->taken_seen >= feed->limit)) {
         feed->taken_seen = atomic_load_explicit(&feed->taken, memory_order_acquire);
         if (written - feed->taken_seen >= feed->limit) {
-            sp_count(&sp_stats.spans_dropped);
+            drop(feed, written);
             return NULL;
         }
     }
-    return &feed->ring[written & (feed->ring_size - 1)];
+    return record_at(feed, written);
 }
 
 static inline void publish(struct sp_feed *feed) {
-    uint64_t written =
-        atomic_load_explicit(&feed->written, memory_order_relaxed) + 1;
+    uint64_t written = atomic_load_explicit(&feed->written, memory_order_relaxed) + 1;
     atomic_store_explicit(&feed->written, written, memory_order_release);
-    if (SP_UNLIKELY((written & (feed->ring_size / 2 - 1)) == 0)) wake();
+    if (SP_UNLIKELY(written % LOOK_EVERY == 0 || feed->limit < LOOK_EVERY))
+        look(feed, written);
 }
 
 void sp_feed_reset(struct sp_feed *feed) {
@@ -80,6 +116,7 @@ void sp_feed_reset(struct sp_feed *feed) {
     feed->taken_seen = 0;
     atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
     atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->origin, 0, memory_order_relaxed);
 }
 
 /* --- spans on the stack ----------------------------------------------------------- */
@@ -231,6 +268,7 @@ void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall
 }
 
 void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall) {
+    feed->thread = (uint32_t)syscall(SYS_gettid);
     for (uint32_t n = 0; n < feed->count; n++) {
         struct sp_feed_base *base = base_at(feed, n);
         base->start = wall;
@@ -239,9 +277,11 @@ void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall) {
     feed->taken_seen = 0;
     atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
     atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->origin, 0, memory_order_relaxed);
 }
 
-/* --- opened spans ------------------------------------------------------------------- */
+/* --- opened spans -------------------------------------------------------------------
+ */
 
 void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall) {
     span->feed_total = calloc(1, sizeof *span->feed_total);
@@ -265,9 +305,9 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
         return;
     }
     /* Who closes it may be a thread that the session does not know. */
-    bool known = thread != NULL && thread->feed.on &&
-                 atomic_load_explicit(&thread->data_generation,
-                                      memory_order_relaxed) == running;
+    bool known =
+        thread != NULL && thread->feed.on &&
+        atomic_load_explicit(&thread->data_generation, memory_order_relaxed) == running;
     struct sp_feed_record *record =
         total != NULL && known ? next_record(&thread->feed) : NULL;
     if (total == NULL || !known) sp_count(&sp_stats.spans_dropped);
@@ -292,7 +332,8 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
     free(total);
 }
 
-/* --- the collector -------------------------------------------------------------------- */
+/* --- the collector
+ * -------------------------------------------------------------------- */
 
 static bool is_readable(const struct sp_thread *thread, uint32_t generation) {
     return atomic_load_explicit(&thread->data_generation, memory_order_acquire) ==
@@ -314,10 +355,18 @@ static void finish(struct sp_feed_record *record) {
     record->labels = sp_key_labels(key);
     record->start += to_unix;
     record->end += to_unix;
-    if (sp_heap_is_sampled()) {
+    if (sp_session_config.track_heap && sp_heap_is_sampled()) {
         record->alloc_objects = sp_heap_rounded(record->alloc_objects);
         record->alloc_space = sp_heap_rounded(record->alloc_space);
     }
+}
+
+bool sp_feed_some_due(void) {
+    uint32_t generation = sp_session_running();
+    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+        if (is_readable(t, generation) && waiting(&t->feed) >= due_at(&t->feed))
+            return true;
+    return false;
 }
 
 static size_t take_from(struct sp_feed *feed, struct sp_feed_record *to, size_t most) {
@@ -325,7 +374,7 @@ static size_t take_from(struct sp_feed *feed, struct sp_feed_record *to, size_t 
     uint64_t there = waiting(feed);
     size_t count = there < most ? (size_t)there : most;
     for (size_t n = 0; n < count; n++) {
-        to[n] = feed->ring[(taken + n) & (feed->ring_size - 1)];
+        to[n] = *record_at(feed, taken + n);
         finish(&to[n]);
     }
     atomic_store_explicit(&feed->taken, taken + count, memory_order_release);
@@ -348,8 +397,8 @@ struct sp_feed_batch *sp_feed_take(void) {
     batch->size = size;
     for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
         if (is_readable(t, generation))
-            batch->count += take_from(&t->feed, batch->records + batch->count,
-                                      room - batch->count);
+            batch->count +=
+                take_from(&t->feed, batch->records + batch->count, room - batch->count);
     return batch;
 }
 

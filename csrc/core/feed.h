@@ -3,12 +3,15 @@
  * Where a session's reporters ask for it, a span that is entered notes what its cell's
  * counters said (its *base*), and one that is destroyed writes what they say more by
  * then into its thread's ring: bounded memory with one writer, the thread, and one
- * reader, the collector. (Lamport's queue; each side keeps its last look at the other's
- * index.) A full ring loses the newest record, and counts it: the program never waits.
+ * reader, the collector. (Lamport's queue; the writer keeps its last look at the
+ * reader's index.) A full ring loses the newest record, and counts it: the program
+ * never waits. A ring that was found empty begins at its first place again: so memory
+ * is taken for as many records as have ever waited, not for as many as may.
  *
  * A thread's counters of a path move for one span at a time, so the difference is the
  * span's own. It is not where the same path is entered again on top of itself, which
- * takes a parent that is not the running span; such stacks are put right, see feed.c. */
+ * takes a parent that is not the running span; such stacks are put right, see feed.c.
+ */
 #ifndef SPANPROF_CORE_FEED_H
 #define SPANPROF_CORE_FEED_H
 
@@ -19,13 +22,13 @@
 struct sp_thread;
 struct sp_span;
 
-/* A span that is over. Users see it as it is, see docs/guide/spans.md: the order and
- * the size of the fields are part of the interface. Values are the span's own, without
- * those of spans nested in it. In the rings, times are the wall clock's and `callsite`
- * is a path. */
+/* A span that is over. Users see it as it is, see docs/guide/reporters.md: the order
+ * and the size of the fields are part of the interface. Values are the span's own,
+ * without those of spans nested in it. In the rings, times are the wall clock's and
+ * `callsite` is a path. */
 struct sp_feed_record {
-    uint64_t id, parent; /* span ids; parent 0: none */
-    int64_t start, end;  /* Unix time, ns */
+    uint64_t id, parent;                                 /* span ids; parent 0: none */
+    int64_t start, end;                                  /* Unix time, ns */
     uint64_t wall_busy, wall_idle, cpu_user, cpu_system; /* ns */
     uint64_t alloc_objects, alloc_space;
     uint32_t callsite, labels;
@@ -43,16 +46,17 @@ struct sp_feed_base {
 
 /* One thread's. Written by the owner but for `taken`, which is the collector's. */
 struct sp_feed {
-    bool on;               /* the thread's session has a feed */
-    uint32_t count, room;  /* bases in use, and there */
-    uint32_t irregular;    /* of them */
-    uint32_t thread;       /* the system's number */
-    uint32_t ring_size;    /* a power of 2 that holds `limit`; 0: no memory */
-    uint64_t limit;        /* records that may wait */
+    bool on;              /* the thread's session has a feed */
+    uint32_t count, room; /* bases in use, and there */
+    uint32_t irregular;   /* of them */
+    uint32_t thread;      /* the system's number */
+    uint32_t ring_size;   /* a power of 2 that holds `limit`; 0: no memory */
+    uint64_t limit;       /* records that may wait */
     uint64_t taken_seen;
     struct sp_feed_record *ring;
     struct sp_slab bases;
     _Atomic uint64_t written, taken;
+    _Atomic uint64_t origin; /* the record that is in the ring's first place */
 };
 
 /* A span that was opened explicitly: what it used whenever it was entered. Under the
@@ -69,8 +73,10 @@ struct sp_feed_total {
 void sp_feed_begin(uint64_t limit);
 bool sp_feed_wanted(void);
 
-/* Called when a ring is half full, by the thread that fills it: must not block. */
-extern void (*_Atomic sp_feed_half_full)(void);
+/* Called when so many records wait in a ring that they should be taken, by the thread
+ * that writes them: must not block. May be called late, or by a thread that has left
+ * the session. */
+extern void (*_Atomic sp_feed_is_due)(void);
 
 /* --- the owner ----------------------------------------------------------------- */
 
@@ -97,7 +103,8 @@ void sp_feed_reopen_in_child(struct sp_span *span, uint64_t wall);
 
 struct sp_feed_batch {
     size_t count;
-    size_t size; /* of all of it, in bytes */
+    size_t size;                /* of all of it, in bytes */
+    struct sp_feed_batch *next; /* for its owner */
     struct sp_feed_record records[];
 };
 
@@ -108,5 +115,8 @@ struct sp_feed_batch {
  * out of memory (then it goes on waiting). Under the collector's lock. */
 struct sp_feed_batch *sp_feed_take(void);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
+
+/* Whether so many wait in some ring. Under the collector's lock. */
+bool sp_feed_some_due(void);
 
 #endif

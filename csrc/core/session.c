@@ -3,8 +3,8 @@
 #include "callsite.h"
 #include "calltree.h"
 #include "clock.h"
-#include "heap.h"
 #include "feed.h"
+#include "heap.h"
 #include "heap_span.h"
 #include "stats.h"
 

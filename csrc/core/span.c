@@ -197,7 +197,8 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     boundary(thread, span->outer);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
-    if (SP_UNLIKELY(thread->feed.on)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+    if (SP_UNLIKELY(thread->feed.on))
+        sp_feed_leave(thread, span, sp_load(&thread->at_wall));
 }
 
 /* Take a span out from under others, which go on running: what they use is
@@ -274,7 +275,8 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
     set_state(span, SP_SPAN_NONE);
-    if (SP_UNLIKELY(thread->feed.on)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+    if (SP_UNLIKELY(thread->feed.on))
+        sp_feed_leave(thread, span, sp_load(&thread->at_wall));
     return true;
 }
 
@@ -343,10 +345,9 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
     span->idle_since = sp_clock_wall();
     span->feed_total = NULL;
     if (thread->feed.on)
-        sp_feed_open(span,
-                     parent != NULL ? id_in_session(thread, parent)
-                                    : id_of(thread->top),
-                     span->idle_since);
+        sp_feed_open(
+            span, parent != NULL ? id_in_session(thread, parent) : id_of(thread->top),
+            span->idle_since);
     set_state(span, SP_SPAN_OPEN);
     span->open_previous = NULL;
     span->open_next = open_spans;

@@ -37,8 +37,8 @@ struct sp_span {
     bool opened;                 /* explicitly: stays open after an exit */
     bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
     uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
-    uint32_t feed_number;        /* of its base in feed.h, from 1, while entered; or 0 */
-    struct sp_feed_total *feed_total; /* of an opened span; or NULL */
+    uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
+    struct sp_feed_total *feed_total;          /* of an opened span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 

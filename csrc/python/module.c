@@ -9,6 +9,7 @@ static int module_exec(PyObject *module) {
     if (span_object_init(module) < 0) return -1;
     if (span_function_init(module) < 0) return -1;
     if (profile_object_init(module) < 0) return -1;
+    if (span_batch_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
         state_first = state;
@@ -24,6 +25,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->function_type);
     Py_VISIT(state->ready_type);
     Py_VISIT(state->profile_type);
+    Py_VISIT(state->batch_type);
+    Py_VISIT(state->make_span);
     Py_VISIT(state->code_refs);
     return 0;
 }
@@ -39,6 +42,8 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->function_type);
     Py_CLEAR(state->ready_type);
     Py_CLEAR(state->profile_type);
+    Py_CLEAR(state->batch_type);
+    Py_CLEAR(state->make_span);
     Py_CLEAR(state->code_refs);
     return 0;
 }

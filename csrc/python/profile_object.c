@@ -65,26 +65,6 @@ static PyObject *get_heap_peak(PyObject *self, void *closure) {
     return PyLong_FromLongLong(PROFILE(self)->heap_peak);
 }
 
-static PyObject *labels_tuple(uint32_t id) {
-    const struct sp_labels *labels = sp_labels_get(id);
-    PyObject *tuple = PyTuple_New((Py_ssize_t)labels->count);
-    if (tuple == NULL) return NULL;
-    for (uint32_t i = 0; i < labels->count; i++) {
-        PyObject *key = text_object(labels->items[i].key);
-        PyObject *value = text_object(labels->items[i].value);
-        PyObject *pair =
-            key != NULL && value != NULL ? PyTuple_Pack(2, key, value) : NULL;
-        Py_XDECREF(key);
-        Py_XDECREF(value);
-        if (pair == NULL) {
-            Py_DECREF(tuple);
-            return NULL;
-        }
-        PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, pair);
-    }
-    return tuple;
-}
-
 static PyObject *values_tuple(const int64_t *values) {
     PyObject *tuple = PyTuple_New(SP_METRIC_COUNT);
     for (int i = 0; tuple != NULL && i < SP_METRIC_COUNT; i++) {
@@ -98,7 +78,7 @@ static PyObject *values_tuple(const int64_t *values) {
 }
 
 static PyObject *node_tuple(const struct sp_node *node) {
-    PyObject *labels = labels_tuple(node->labels);
+    PyObject *labels = text_labels(node->labels);
     PyObject *values = values_tuple(node->value);
     PyObject *tuple = NULL;
     if (labels != NULL && values != NULL)

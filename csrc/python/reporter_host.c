@@ -2,6 +2,7 @@
 
 #include "numpy_handler.h"
 #include "profile_object.h"
+#include "span_batch.h"
 
 #include <stdlib.h>
 
@@ -14,6 +15,7 @@ struct context {
     ModuleState *module;
     PyObject *module_type; /* keeps the module's state alive */
     PyObject *callback;
+    PyObject *on_spans; /* or NULL */
 };
 
 static void begin(void *argument) {
@@ -43,11 +45,28 @@ static void report(void *argument, struct sp_profile *profile, bool last) {
     context->thread_state = PyEval_SaveThread();
 }
 
+static void spans(void *argument, struct sp_feed_batch *batch) {
+    struct context *context = argument;
+    if (context->thread_state == NULL) {
+        sp_feed_batch_free(batch);
+        return;
+    }
+    PyEval_RestoreThread(context->thread_state);
+    PyObject *object = span_batch_new(context->module, batch);
+    PyObject *result =
+        object != NULL ? PyObject_CallOneArg(context->on_spans, object) : NULL;
+    if (result == NULL) PyErr_WriteUnraisable(context->on_spans);
+    Py_XDECREF(result);
+    Py_XDECREF(object);
+    context->thread_state = PyEval_SaveThread();
+}
+
 static void end(void *argument) {
     struct context *context = argument;
     if (context->thread_state != NULL) {
         PyEval_RestoreThread(context->thread_state);
         Py_DECREF(context->callback);
+        Py_XDECREF(context->on_spans);
         Py_DECREF(context->module_type);
         PyThreadState_Clear(context->thread_state);
         PyThreadState_DeleteCurrent();
@@ -55,7 +74,8 @@ static void end(void *argument) {
     free(context);
 }
 
-int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callback) {
+int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callback,
+                       PyObject *on_spans) {
     struct context *context = calloc(1, sizeof *context);
     if (context == NULL) {
         PyErr_NoMemory();
@@ -65,9 +85,11 @@ int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callb
     context->module = state;
     context->module_type = Py_NewRef((PyObject *)state->span_type);
     context->callback = Py_NewRef(callback);
+    context->on_spans = Py_XNewRef(on_spans);
     host->context = context;
     host->begin = begin;
     host->report = report;
+    host->spans = on_spans != NULL ? spans : NULL;
     host->end = end;
     return 0;
 }
@@ -75,6 +97,7 @@ int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callb
 void reporter_host_discard(struct sp_host *host) {
     struct context *context = host->context;
     Py_DECREF(context->callback);
+    Py_XDECREF(context->on_spans);
     Py_DECREF(context->module_type);
     free(context);
 }

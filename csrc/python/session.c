@@ -13,6 +13,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* Spans that may wait per thread: 12 GB of them. */
+#define MOST_PENDING ((uint64_t)1 << 27)
+
 /* Seconds, or None for no limit, as nanoseconds; -2 with an exception. */
 static int64_t timeout_of(PyObject *arg) {
     if (arg == Py_None) return -1;
@@ -58,16 +61,19 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                             "report_interval",
                             "heap_snapshot_interval",
                             "on_report",
+                            "on_spans",
+                            "max_pending_spans",
                             "want_profile",
                             NULL};
     int wall, cpu, allocations, heap, want_profile;
-    PyObject *labels, *on_report;
-    unsigned long long max_nodes, max_label_values, sample_bytes;
+    PyObject *labels, *on_report, *on_spans;
+    unsigned long long max_nodes, max_label_values, sample_bytes, max_pending;
     double interval, heap_interval;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppppKO!KKddOp:session_start", names, &wall, &cpu,
+            args, kwargs, "$ppppKO!KKddOOKp:session_start", names, &wall, &cpu,
             &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
-            &max_label_values, &interval, &heap_interval, &on_report, &want_profile))
+            &max_label_values, &interval, &heap_interval, &on_report, &on_spans,
+            &max_pending, &want_profile))
         return NULL;
     if (sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
@@ -83,6 +89,10 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         .max_nodes = (uint32_t)(max_nodes < 100000000 ? max_nodes : 100000000),
         .max_label_values =
             (uint32_t)(max_label_values < UINT32_MAX ? max_label_values : UINT32_MAX),
+        .max_pending_spans =
+            on_report != Py_None && on_spans != Py_None
+                ? (max_pending < MOST_PENDING ? max_pending : MOST_PENDING)
+                : 0,
     };
     const struct recorded_labels *recorded =
         recorded_labels_of(labels, config.max_label_values);
@@ -91,7 +101,8 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     struct sp_host host = {.want_profile = want_profile,
                            .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
     bool reports = on_report != Py_None;
-    if (reports && reporter_host_init(&host, state_of_module(module), on_report) < 0)
+    if (reports && reporter_host_init(&host, state_of_module(module), on_report,
+                                      on_spans != Py_None ? on_spans : NULL) < 0)
         return NULL;
     if (config.track_allocations) alloc_hooks_install();
     enum sp_start_status status;

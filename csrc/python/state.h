@@ -11,6 +11,8 @@ typedef struct {
     PyTypeObject *function_type;
     PyTypeObject *ready_type;
     PyTypeObject *profile_type;
+    PyTypeObject *batch_type;
+    PyObject *make_span; /* see span_batch.c; or NULL */
     PyObject *code_refs; /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;
@@ -33,6 +35,7 @@ static inline ModuleState *state_of_type(PyTypeObject *type) {
 int span_object_init(PyObject *module);
 int span_function_init(PyObject *module);
 int profile_object_init(PyObject *module);
+int span_batch_init(PyObject *module);
 int session_init(PyObject *module);
 
 void span_object_clear_free_list(ModuleState *state);

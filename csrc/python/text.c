@@ -27,3 +27,23 @@ PyObject *text_object(const struct sp_string *string) {
     PyErr_Clear();
     return PyUnicode_DecodeUTF8(string->bytes, length, "backslashreplace");
 }
+
+PyObject *text_labels(uint32_t id) {
+    const struct sp_labels *labels = sp_labels_get(id);
+    PyObject *tuple = PyTuple_New((Py_ssize_t)labels->count);
+    if (tuple == NULL) return NULL;
+    for (uint32_t i = 0; i < labels->count; i++) {
+        PyObject *key = text_object(labels->items[i].key);
+        PyObject *value = text_object(labels->items[i].value);
+        PyObject *pair =
+            key != NULL && value != NULL ? PyTuple_Pack(2, key, value) : NULL;
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        if (pair == NULL) {
+            Py_DECREF(tuple);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, pair);
+    }
+    return tuple;
+}

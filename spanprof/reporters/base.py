@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .._core import SpanBatch
     from ..config import ProfileConfig
     from ..profiles import Profile
 
@@ -44,8 +45,22 @@ class Reporter:
         on what may be written at a time (see :attr:`draining`).
         """
 
-    # The feed of single spans is not in this release. The methods are here so that
-    # their names are taken and a subclass that has them can be told.
+    def spans(self, batch: SpanBatch) -> None:
+        """Called with spans that were destroyed, each once, in the order in which the
+        threads ended them.
+
+        ``batch`` is a read-only array. ``batch[i]`` and a loop over it give
+        :class:`spanprof.ClosedSpan`; ``memoryview`` and numpy read it in place, see the
+        guide. It stays valid for as long as it is kept.
+
+        Called before each report, and between reports as soon as some thousands wait.
+        What a thread ends while ``max_pending_spans`` of its spans wait is dropped, and
+        counted in ``stats().spans_dropped``: neither the program nor the profile waits
+        for reporters.
+        """
+
+    # These are not in this release. They are here so that their names are taken and a
+    # subclass that has them can be told.
 
     def span_created(self, id: int, metadata: Any) -> None:
         """A span was created. Not called in this release."""
@@ -65,9 +80,6 @@ class Reporter:
     def span_heap(self, id: int, heap: Any) -> None:
         """A span's heap in use at the moment. Not called in this release."""
 
-    def spans(self, batch: Any) -> None:
-        """Spans that were closed, as one array. Not called in this release."""
-
 
 UNSUPPORTED = (
     "span_created",
@@ -76,7 +88,6 @@ UNSUPPORTED = (
     "span_wall",
     "span_allocations",
     "span_heap",
-    "spans",
 )
 """Methods that are not called in this release."""
 

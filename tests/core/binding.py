@@ -317,7 +317,7 @@ class Core:
         )
 
     def feed_limit(self, limit: int) -> None:
-        """Sessions from now on have a feed of spans, so many waiting at most; 0: none."""
+        """Sessions from now on have a feed, so many spans waiting at most; 0: none."""
         self.lib.spt_feed_limit(limit)
 
     def take_spans(self) -> list[Record]:

@@ -145,6 +145,7 @@ struct sp_feed_record {
 struct sp_feed_batch {
     size_t count;
     size_t size;
+    struct sp_feed_batch *next;
     struct sp_feed_record records[];
 };
 struct sp_feed_batch *sp_feed_take(void);

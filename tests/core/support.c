@@ -537,7 +537,12 @@ static void on_end(void *context) {
 }
 
 int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile) {
-    struct sp_host wanted = {host, on_begin, on_report, on_end, want_profile, interval};
+    struct sp_host wanted = {.context = host,
+                             .begin = on_begin,
+                             .report = on_report,
+                             .end = on_end,
+                             .want_profile = want_profile,
+                             .interval = interval};
     return (int)sp_start(&config, &wanted);
 }
 

@@ -254,3 +254,9 @@ def test_estimates_of_a_sampled_session_are_whole_numbers(feed: Core) -> None:
         thread.make(0x7F00_0000_0000, 5000)
     (told,) = feed.take_spans()
     assert (told.alloc_objects, told.alloc_space) == (1, 5000)
+    feed.stop()
+    feed.start()  # one that counts
+    with thread.span("a"):
+        thread.allocate(1, 10)
+    (told,) = feed.take_spans()
+    assert (told.alloc_objects, told.alloc_space) == (1, 10)

@@ -148,7 +148,10 @@ class Program:
             assert (record.wall_busy, record.wall_idle) == (own.busy, own.idle)
             assert record.cpu == own.cpu
             assert record.cpu_system <= own.cpu
-            assert (record.alloc_objects, record.alloc_space) == (own.objects, own.space)
+            assert (record.alloc_objects, record.alloc_space) == (
+                own.objects,
+                own.space,
+            )
         system = Counter[reference.Path]()
         for span in closed:
             system[span.path] += records[span.id].cpu_system

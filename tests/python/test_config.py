@@ -32,7 +32,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "max_closed_heap_spans": 1000,
         "max_nodes": 100_000,
         "max_label_values": 1000,
-        "max_pending_spans": 8192,
+        "max_pending_spans": 200_000,
         "on_fork": "restart",
         "stop_timeout": 10.0,
     }

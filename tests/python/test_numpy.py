@@ -9,6 +9,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,7 +39,10 @@ def inuse(name: str) -> int:
 
 
 def in_child(function: Callable[[], None]) -> None:
-    child = os.fork()
+    with warnings.catch_warnings():
+        # A thread of an earlier test may be about to end.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         status = 1
         try:

@@ -205,13 +205,14 @@ def test_methods_that_wait_in_vain_are_told_once(
 ) -> None:
     class Spans(Reporter):
         def span_cpu(self, id: int, cpu: Any) -> None: ...
+        def span_wall(self, id: int, wall: Any) -> None: ...
         def spans(self, batch: Any) -> None: ...
 
     with spanprof.start(reporters=[Spans(), Spans(), Recorder()]):
         pass
     (message,) = messages(caplog)
-    assert "Spans overrides span_cpu, spans: " in message
-    assert "not in this release" in message
+    assert "Spans overrides span_cpu, span_wall: " in message
+    assert "not called in this release" in message
 
 
 # --- what they may do --------------------------------------------------------------

@@ -26,6 +26,7 @@ static const struct sp_session_config config = {.track_wall = true,
                                                 .track_cpu = true,
                                                 .track_allocations = true,
                                                 .track_heap = true,
+                                                .max_pending_spans = 5000,
                                                 .max_nodes = 300,
                                                 .max_label_values = 10};
 static _Atomic bool over;
@@ -224,10 +225,10 @@ static void *taker(void *argument) {
 
 /* The host serialises what is done to one span, as a lock of its own does here. */
 static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sp_span shared;
 
 static void *sharer(void *argument) {
     struct work *work = argument;
-    static struct sp_span shared;
     while (!is_over()) {
         pthread_mutex_lock(&shared_lock);
         struct sp_thread *thread = sp_thread_current();
@@ -331,9 +332,33 @@ static void on_report(void *context, struct sp_profile *profile, bool last) {
     reported = sum;
 }
 
+static struct {
+    uint64_t spans, busy, allocated;
+} told; /* by the feed of spans; the same */
+
+static void on_spans(void *context, struct sp_feed_batch *batch) {
+    (void)context;
+    for (size_t n = 0; n < batch->count; n++) {
+        const struct sp_feed_record *record = &batch->records[n];
+        CHECK(record->id != 0 && record->start <= record->end);
+        told.busy += record->wall_busy;
+        told.allocated += record->alloc_objects;
+    }
+    told.spans += batch->count;
+    sp_feed_batch_free(batch);
+}
+
+static void ignore_report(void *context, struct sp_profile *profile, bool last) {
+    (void)context;
+    (void)profile;
+    (void)last;
+}
+
 static void one_session(long nanos, uint64_t *calls) {
-    struct sp_host host = {
-        .report = on_report, .want_profile = true, .interval = 2 * 1000 * 1000};
+    struct sp_host host = {.report = on_report,
+                           .spans = on_spans,
+                           .want_profile = true,
+                           .interval = 2 * 1000 * 1000};
     reported = sp_profile_new(0);
     CHECK(sp_start(&config, &host) == SP_STARTED);
     nap(nanos);
@@ -366,9 +391,12 @@ static void run_threads(double seconds, bool restart) {
     atomic_store(&over, false);
     uint64_t calls = 0, sessions = 0;
     uint64_t misnested = sp_load(&sp_stats.misnested);
+    uint64_t dropped = sp_load(&sp_stats.spans_dropped);
 
     struct sp_profile *final = NULL;
-    if (!restart) CHECK(sp_start(&config, NULL) == SP_STARTED);
+    struct sp_host feeder = {.report = ignore_report, .spans = on_spans};
+    memset(&told, 0, sizeof told);
+    if (!restart) CHECK(sp_start(&config, &feeder) == SP_STARTED);
     for (size_t i = 0; i < COUNT; i++) {
         work[i].seed = (i + 1) * 7919u;
         CHECK(pthread_create(&threads[i], NULL, kinds[i].run, &work[i]) == 0);
@@ -395,6 +423,8 @@ static void run_threads(double seconds, bool restart) {
     }
     misnested = sp_load(&sp_stats.misnested) - misnested;
     for (uint32_t slot = 0; slot < SLOTS; slot++) free_slot(slot);
+    if (sp_span_state(&shared) == SP_SPAN_OPEN)
+        sp_span_close(sp_thread_current(), &shared);
     if (restart) {
         /* Spans begun between the last reading and the end of a session are lost. */
         CHECK(calls <= begun);
@@ -409,14 +439,23 @@ static void run_threads(double seconds, bool restart) {
         int64_t busy = total(final, SP_BIT(SP_WALL_BUSY));
         int64_t cpu = total(final, SP_BIT(SP_CPU_USER) | SP_BIT(SP_CPU_SYSTEM));
         CHECK(cpu <= busy + busy / 100 + 1000000);
+        /* Every span is told of, or counted; and what they used is what there is. */
+        dropped = sp_load(&sp_stats.spans_dropped) - dropped;
+        CHECK(told.spans + dropped == begun);
+        int64_t allocated = total(final, SP_BIT(SP_ALLOC_OBJECTS));
+        CHECK(dropped > 0 ? (int64_t)told.busy <= busy : (int64_t)told.busy == busy);
+        CHECK(dropped > 0 ? (int64_t)told.allocated <= allocated
+                          : (int64_t)told.allocated == allocated);
         sp_profile_free(final);
     }
     CHECK(calls > 0);
     fprintf(stderr,
-            "%s: %llu spans, %llu recorded, %llu misnested, %llu let go, %llu rounds\n",
+            "%s: %llu spans, %llu recorded, %llu told, %llu misnested, %llu let go, "
+            "%llu rounds\n",
             restart ? "many sessions" : "one session", (unsigned long long)begun,
-            (unsigned long long)calls, (unsigned long long)misnested,
-            (unsigned long long)atomic_load(&let_go), (unsigned long long)sessions);
+            (unsigned long long)calls, (unsigned long long)told.spans,
+            (unsigned long long)misnested, (unsigned long long)atomic_load(&let_go),
+            (unsigned long long)sessions);
 }
 
 int main(int argc, char **argv) {

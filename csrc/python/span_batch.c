@@ -1,0 +1,212 @@
+/* The buffer is the core's own array of records: nothing is copied, and it stays as
+ * long as anybody holds a view of it. Its format is that of PEP 3118, which numpy takes
+ * for a structured dtype. */
+#include "span_batch.h"
+
+#include "text.h"
+
+#include "../core/callsite.h"
+
+#include <string.h>
+
+struct field {
+    const char *name;
+    char code; /* of the struct module: Q, q or I */
+    size_t offset;
+};
+
+#define FIELD(name, code) \
+    { #name, code, offsetof(struct sp_feed_record, name) }
+/* In the order of the record, all of it, without gaps. */
+static const struct field fields[] = {
+    FIELD(id, 'Q'),          FIELD(parent, 'Q'),     FIELD(start, 'q'),
+    FIELD(end, 'q'),         FIELD(wall_busy, 'Q'),  FIELD(wall_idle, 'Q'),
+    FIELD(cpu_user, 'Q'),    FIELD(cpu_system, 'Q'), FIELD(alloc_objects, 'Q'),
+    FIELD(alloc_space, 'Q'), FIELD(callsite, 'I'),   FIELD(labels, 'I'),
+    FIELD(thread, 'I'),      FIELD(generation, 'I'),
+};
+#define FIELD_COUNT (sizeof fields / sizeof fields[0])
+_Static_assert(sizeof(struct sp_feed_record) == 10 * 8 + 4 * 4, "no gaps");
+
+/* "T{<Q:id:...}", made once. */
+static char format[512];
+
+static void make_format(void) {
+    char *out = format;
+    out += sprintf(out, "T{");
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        out += sprintf(out, "%c%c:%s:", PY_LITTLE_ENDIAN ? '<' : '>', fields[i].code,
+                       fields[i].name);
+    sprintf(out, "}");
+}
+
+typedef struct {
+    PyObject_HEAD
+    struct sp_feed_batch *batch;
+    Py_ssize_t count, stride;
+} BatchObject;
+
+PyObject *span_batch_new(ModuleState *state, struct sp_feed_batch *batch) {
+    BatchObject *self = PyObject_New(BatchObject, state->batch_type);
+    if (self == NULL) {
+        sp_feed_batch_free(batch);
+        return NULL;
+    }
+    self->batch = batch;
+    self->count = (Py_ssize_t)batch->count;
+    self->stride = sizeof(struct sp_feed_record);
+    return (PyObject *)self;
+}
+
+static void batch_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    sp_feed_batch_free(((BatchObject *)self)->batch);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static int batch_getbuffer(PyObject *object, Py_buffer *view, int flags) {
+    BatchObject *self = (BatchObject *)object;
+    if (flags & PyBUF_WRITABLE) {
+        PyErr_SetString(PyExc_BufferError, "spans are read-only");
+        view->obj = NULL;
+        return -1;
+    }
+    *view = (Py_buffer){
+        .buf = self->batch->records,
+        .obj = Py_NewRef(object),
+        .len = self->count * self->stride,
+        .itemsize = self->stride,
+        .readonly = 1,
+        .ndim = 1,
+        .format = flags & PyBUF_FORMAT ? format : NULL,
+        .shape = flags & PyBUF_ND ? &self->count : NULL,
+        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? &self->stride : NULL,
+    };
+    return 0;
+}
+
+static Py_ssize_t batch_length(PyObject *self) {
+    return ((BatchObject *)self)->count;
+}
+
+static PyObject *number(const struct sp_feed_record *record,
+                        const struct field *field) {
+    const char *place = (const char *)record + field->offset;
+    switch (field->code) {
+    case 'q': {
+        int64_t value;
+        memcpy(&value, place, sizeof value);
+        return PyLong_FromLongLong(value);
+    }
+    case 'Q': {
+        uint64_t value;
+        memcpy(&value, place, sizeof value);
+        return PyLong_FromUnsignedLongLong(value);
+    }
+    default: {
+        uint32_t value;
+        memcpy(&value, place, sizeof value);
+        return PyLong_FromUnsignedLong(value);
+    }
+    }
+}
+
+/* One record as a tuple of numbers. */
+static PyObject *row_at(BatchObject *self, Py_ssize_t index) {
+    if (index < 0 || index >= self->count) {
+        PyErr_SetString(PyExc_IndexError, "no such span");
+        return NULL;
+    }
+    PyObject *row = PyTuple_New(FIELD_COUNT);
+    for (size_t i = 0; row != NULL && i < FIELD_COUNT; i++) {
+        PyObject *value = number(&self->batch->records[index], &fields[i]);
+        if (value == NULL)
+            Py_CLEAR(row);
+        else
+            PyTuple_SET_ITEM(row, (Py_ssize_t)i, value);
+    }
+    return row;
+}
+
+/* For people: what span_type makes of a row. */
+static PyObject *batch_item(PyObject *object, Py_ssize_t index) {
+    ModuleState *state = PyType_GetModuleState(Py_TYPE(object));
+    PyObject *row = row_at((BatchObject *)object, index);
+    if (row == NULL || state->make_span == NULL) return row;
+    PyObject *span = PyObject_CallOneArg(state->make_span, row);
+    Py_DECREF(row);
+    return span;
+}
+
+static PyObject *batch_subscript(PyObject *object, PyObject *key) {
+    Py_ssize_t index = PyNumber_AsSsize_t(key, PyExc_IndexError);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    if (index < 0) index += batch_length(object);
+    return batch_item(object, index);
+}
+
+static PyType_Slot batch_slots[] = {
+    {Py_tp_dealloc, batch_dealloc},
+    {Py_sq_length, batch_length},
+    {Py_sq_item, batch_item},
+    {Py_mp_length, batch_length},
+    {Py_mp_subscript, batch_subscript},
+    {Py_bf_getbuffer, batch_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec batch_spec = {
+    "spanprof._core.SpanBatch", sizeof(BatchObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    batch_slots};
+
+static PyObject *label_set(PyObject *module, PyObject *arg) {
+    (void)module;
+    unsigned long id = PyLong_AsUnsignedLong(arg);
+    if (id == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    if (id > sp_labels_count()) {
+        PyErr_SetString(PyExc_IndexError, "no such labels");
+        return NULL;
+    }
+    return text_labels((uint32_t)id);
+}
+
+/* What makes an object of a row, for those who index a batch. */
+static PyObject *set_span_maker(PyObject *module, PyObject *maker) {
+    Py_XSETREF(state_of_module(module)->make_span, Py_NewRef(maker));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef batch_functions[] = {
+    {"set_span_maker", set_span_maker, METH_O, NULL},
+    {"label_set", label_set, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *names_tuple(void) {
+    PyObject *names = PyTuple_New(FIELD_COUNT);
+    for (size_t i = 0; names != NULL && i < FIELD_COUNT; i++) {
+        PyObject *name = PyUnicode_FromString(fields[i].name);
+        if (name == NULL)
+            Py_CLEAR(names);
+        else
+            PyTuple_SET_ITEM(names, (Py_ssize_t)i, name);
+    }
+    return names;
+}
+
+int span_batch_init(PyObject *module) {
+    make_format();
+    ModuleState *state = state_of_module(module);
+    state->batch_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &batch_spec, NULL);
+    if (state->batch_type == NULL) return -1;
+    PyObject *names = names_tuple();
+    int failed =
+        names == NULL || PyModule_AddFunctions(module, batch_functions) < 0 ||
+        PyModule_AddObjectRef(module, "SPAN_FIELDS", names) < 0 ||
+        PyModule_AddObjectRef(module, "SpanBatch", (PyObject *)state->batch_type) < 0;
+    Py_XDECREF(names);
+    return failed ? -1 : 0;
+}
