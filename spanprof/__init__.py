@@ -21,7 +21,14 @@ from ._core import Span, current_span
 from .config import ProfileConfig
 from .counters import Stats, stats
 from .profiles import Callsite, Leak, Profile, Sample, TopRow
-from .reporters import FileBackend, PProfReporter, Reporter
+from .reporters import (
+    CallbackReporter,
+    FileBackend,
+    JsonLinesReporter,
+    LogReporter,
+    PProfReporter,
+    Reporter,
+)
 from .session import (
     ProfileBlock,
     Session,
@@ -37,10 +44,13 @@ from .spans import ClosedSpan
 __version__ = "0.1.0"
 
 __all__ = [
+    "CallbackReporter",
     "Callsite",
     "ClosedSpan",
     "FileBackend",
+    "JsonLinesReporter",
     "Leak",
+    "LogReporter",
     "PProfReporter",
     "Profile",
     "ProfileBlock",

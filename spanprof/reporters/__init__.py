@@ -1,7 +1,18 @@
 """Reporters: where the values of a session go."""
 
 from .base import Reporter
+from .callback import CallbackReporter
 from .files import FileBackend
+from .jsonlines import JsonLinesReporter
+from .log import LogReporter
 from .pprof import Backend, PProfReporter
 
-__all__ = ["Backend", "FileBackend", "PProfReporter", "Reporter"]
+__all__ = [
+    "Backend",
+    "CallbackReporter",
+    "FileBackend",
+    "JsonLinesReporter",
+    "LogReporter",
+    "PProfReporter",
+    "Reporter",
+]

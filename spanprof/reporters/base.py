@@ -81,6 +81,14 @@ class Reporter:
         """A span's heap in use at the moment. Not called in this release."""
 
 
+METHODS = (
+    "init",
+    "profile",
+    "spans",
+    "flush",
+)
+"""Methods that are called."""
+
 UNSUPPORTED = (
     "span_created",
     "span_destroyed",
