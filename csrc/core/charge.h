@@ -37,6 +37,7 @@ static inline bool sp_charge_allocated_quick(struct sp_thread *thread,
         sp_add(&account->space, size);
         return true;
     }
+    /* What is larger than SP_PUBLISH_STEP is to be published. */
     uint64_t space = sp_load(&account->space) + size;
     if (SP_UNLIKELY(space >= account->publish_space_at ||
                     !sp_shadow_put_quick(block, account->path, (uint16_t)now, size)))
@@ -123,8 +124,8 @@ static inline bool sp_charge_free_quick(struct sp_leaf *leaf, const void *block)
     if (entry == 0) return true;
     uint64_t now = sp_load(&sp_heap_now);
     struct sp_thread *thread = sp_thread_self;
-    uint32_t size = sp_entry_size(entry);
-    if (SP_UNLIKELY(thread == NULL || size == SP_ENTRY_BESIDE)) return false;
+    uint32_t size = sp_entry_size(entry); /* SP_ENTRY_BESIDE is to be published */
+    if (SP_UNLIKELY(thread == NULL)) return false;
     struct sp_account *account = thread->alloc_account;
     if (SP_UNLIKELY(
             account == NULL || thread->cells.accounts.exact_generation != now >> 32 ||

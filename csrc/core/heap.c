@@ -159,7 +159,8 @@ void sp_accounts_reset(struct sp_accounts *accounts, enum sp_alloc_mode mode,
     atomic_store_explicit(&accounts->count, 0, memory_order_release);
     accounts->mode = mode;
     accounts->generation = mode >= SP_ALLOC_EXACT ? generation : 0;
-    bool is_quick = mode == SP_ALLOC_EXACT && !is_by_span();
+    bool is_quick = mode == SP_ALLOC_EXACT && !is_by_span() &&
+                    atomic_load_explicit(&sp_shadow_top, memory_order_acquire) != NULL;
     accounts->exact_generation = is_quick ? generation : SP_NO_GENERATION;
 }
 

@@ -44,8 +44,8 @@ struct sp_accounts {
     _Atomic uint32_t count;          /* paths below may have an account */
     enum sp_alloc_mode mode;
     uint32_t generation; /* of a session that tracks the heap; else 0 */
-    /* The same if the quick ways of charge.h do: every block is tracked, and belongs
-     * to a path. Else no session's. */
+    /* The same if the quick ways of charge.h do: every block is tracked, belongs to a
+     * path, and there is a map. Else no session's. */
     uint64_t exact_generation;
 };
 
@@ -79,6 +79,7 @@ static inline uint64_t sp_heap_rounded(uint64_t value) {
 /* Net bytes that a thread may gain or lose on an account before it tells the path:
  * how much the peak of a path that several threads use may be off, per thread. */
 #define SP_PUBLISH_STEP ((uint64_t)16 << 10)
+_Static_assert(((uint64_t)16 << 10) < SP_ENTRY_BESIDE, "the quick ways rely on it");
 
 /* Generation << 32 | ticks since the session's first << 16 | current tick; 0 without
  * a session that tracks the heap. */

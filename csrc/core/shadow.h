@@ -145,15 +145,13 @@ static inline struct sp_leaf *sp_shadow_touched(sp_leaf_slot *top, uintptr_t add
     return leaf;
 }
 
-/* Enter a block, which the caller owns, if its place in the map is there already and
- * the entry holds all; else false. */
+/* Enter a block of less than 16 MiB, which the caller owns, if its place in the map is
+ * there already and the entry holds all; else false. The map is there. */
 static inline bool sp_shadow_put_quick(const void *block, uint32_t owner, uint16_t born,
                                        uint64_t size) {
     uintptr_t address = (uintptr_t)block;
     sp_leaf_slot *top = atomic_load_explicit(&sp_shadow_top, memory_order_relaxed);
-    if (SP_UNLIKELY(top == NULL || !sp_shadow_is_plain(address) ||
-                    size >= SP_ENTRY_BESIDE))
-        return false;
+    if (SP_UNLIKELY(!sp_shadow_is_plain(address))) return false;
     struct sp_leaf *leaf = sp_shadow_touched(top, address);
     if (SP_UNLIKELY(leaf == NULL)) return false;
     atomic_store_explicit(&leaf->entry[sp_shadow_index(address)],
