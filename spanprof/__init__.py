@@ -27,6 +27,7 @@ from .reporters import (
     JsonLinesReporter,
     LogReporter,
     PProfReporter,
+    PyroscopeBackend,
     Reporter,
 )
 from .session import (
@@ -55,6 +56,7 @@ __all__ = [
     "Profile",
     "ProfileBlock",
     "ProfileConfig",
+    "PyroscopeBackend",
     "Reporter",
     "Sample",
     "Session",

@@ -25,6 +25,9 @@ _counts = {
     "profiles_written": 0,  # profiles handed to a backend, one kind each
     "write_retries": 0,  # tries at that after a first one had failed
     "write_failures": 0,  # profiles given up after the last try
+    "profiles_dropped": 0,  # profiles that a backend kept for later, and gave up
+    "profiles_refused": 0,  # profiles that a server did not want
+    "delete_failures": 0,  # old files that could not be deleted
 }
 
 

@@ -6,6 +6,7 @@ from .files import FileBackend
 from .jsonlines import JsonLinesReporter
 from .log import LogReporter
 from .pprof import Backend, PProfReporter
+from .pyroscope import PyroscopeBackend
 
 __all__ = [
     "Backend",
@@ -14,5 +15,6 @@ __all__ = [
     "JsonLinesReporter",
     "LogReporter",
     "PProfReporter",
+    "PyroscopeBackend",
     "Reporter",
 ]

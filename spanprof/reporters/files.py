@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
 
 from ..atomicfile import write_file
 from ..config import check_positive
+from ..counters import count
+from ..logs import WARNING, LimitedLog
 
 SUFFIX = ".pb.gz"
 
@@ -25,7 +26,10 @@ class FileBackend:
     missing.
 
     With ``keep``, only that many of the newest files of each kind stay, of those
-    that this object wrote.
+    that this object wrote, here and in processes forked from this one. Their names
+    have one more part, by which they are told from others:
+    ``...Z-PID-N-0123456789abcdef.cpu.pb.gz``. Older ones are deleted after a write. One
+    that cannot be deleted is counted in ``stats().delete_failures``, and logged.
     """
 
     def __init__(
@@ -34,7 +38,14 @@ class FileBackend:
         # A program may change its directory before the first file is written.
         self._directory = os.path.abspath(os.fspath(directory))
         self._keep = None if keep is None else check_positive("keep", keep)
-        self._written: dict[str, deque[str]] = {}
+        # Inherited by a fork, and by nothing else; process numbers would not do where
+        # containers share a directory.
+        self._family = "" if keep is None else f"-{os.urandom(8).hex()}"
+        self._log = LimitedLog(1)
+
+    def init(self) -> None:
+        """Called when a session begins, and in a child after a fork."""
+        self._log = LimitedLog(1)  # its lock may be held by a thread that is no more
 
     @property
     def directory(self) -> str:
@@ -47,23 +58,34 @@ class FileBackend:
 
         seconds, nanoseconds = divmod(start, 10**9)
         time = f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%S}"
-        name = (
-            f"{time}.{nanoseconds:09}Z-{os.getpid()}-{next(_numbers):06}.{kind}{SUFFIX}"
-        )
+        number = f"{os.getpid()}-{next(_numbers):06}"
+        end_of_name = f"{self._family}.{kind}{SUFFIX}"
+        name = f"{time}.{nanoseconds:09}Z-{number}{end_of_name}"
         path = os.path.join(self._directory, name)
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         write_file(path, data)
         if self._keep is not None:
-            self._forget_old(kind, path, self._keep)
+            self._delete_old(end_of_name, self._keep)
 
-    def _forget_old(self, kind: str, newest: str, keep: int) -> None:
-        written = self._written.setdefault(kind, deque())
-        written.append(newest)
-        while len(written) > keep:
+    def _delete_old(self, end_of_name: str, keep: int) -> None:
+        try:
+            names = os.listdir(self._directory)
+        except OSError as error:
+            self._note_failure(error)
+            return
+        mine = sorted(name for name in names if name.endswith(end_of_name))
+        for name in mine[:-keep]:
             try:
-                os.unlink(written.popleft())
-            except OSError:
-                pass  # somebody else has been faster
+                os.unlink(os.path.join(self._directory, name))
+            except FileNotFoundError:
+                pass  # another process has been faster
+            except OSError as error:
+                self._note_failure(error)
+
+    def _note_failure(self, error: OSError) -> None:
+        count("delete_failures")
+        text = f"{type(error).__name__}: {error}"
+        self._log.log("delete", WARNING, f"an old profile could not be deleted: {text}")
 
     def __repr__(self) -> str:
         return f"FileBackend({self._directory!r})"

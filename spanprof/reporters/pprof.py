@@ -25,7 +25,16 @@ _PAUSES = (0.05, 0.2)
 
 
 class Backend(Protocol):
-    """Where profiles go: any object with this method."""
+    """Where profiles go: any object with this method.
+
+    Two more are called if they are there:
+
+    - ``init()`` when a session begins, and again in a child after a fork: what the
+      object holds then is its parent's to deliver.
+    - ``flush()`` at a :func:`spanprof.flush` and at the end of a session, when all
+      profiles have been handed over: what was put off is due. May block for a short
+      time. An exception counts as the reporter's.
+    """
 
     def save_profile(self, kind: str, start: int, end: int, data: bytes) -> None:
         """Keep one profile.
@@ -82,6 +91,7 @@ class PProfReporter(Reporter):
         self._failing = False
         self.written = self.lost = 0
         self.last_error = None
+        self._call("init")
 
     def profile(self, profile: Profile) -> None:
         data = profile._data
@@ -92,6 +102,14 @@ class PProfReporter(Reporter):
     def flush(self) -> None:
         while self.draining and self._rest is not None:
             self._rest = self._write_heaviest(self._rest)
+        if self.draining:
+            self._call("flush")
+
+    def _call(self, method: str) -> None:
+        """Call a method of the backend that it need not have."""
+        function = getattr(self._backend, method, None)
+        if callable(function):
+            function()
 
     def _write_heaviest(self, data: ProfileData) -> ProfileData | None:
         """Write as much as goes into one profile of each kind; return the rest."""
