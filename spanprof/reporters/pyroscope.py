@@ -16,7 +16,7 @@ from ..logs import WARNING, LimitedLog
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from http.client import HTTPMessage
+    from email.message import Message
     from ssl import SSLContext
     from typing import Final
     from urllib.request import OpenerDirector
@@ -267,7 +267,7 @@ class PyroscopeBackend:
             answer = self._push(profile, self._timeout)
             if not answer.is_temporary or answer.asks_to_wait:
                 return answer
-            if time.monotonic() - began > _QUICK / 2:
+            if time.monotonic() - began > min(_QUICK, self._timeout) / 2:
                 return answer  # it hangs
             count("write_retries")
             time.sleep(pause)
@@ -442,7 +442,7 @@ def _one_line(text: str) -> str:
     return line[:_MESSAGE]
 
 
-def _retry_after(headers: HTTPMessage) -> float | None:
+def _retry_after(headers: Message) -> float | None:
     """Seconds; None if the header is not there or makes no sense."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():

@@ -685,6 +685,7 @@ def test_rule_7_4_a_write_that_fails_for_good_is_counted_and_logged(
 # --- FileBackend -------------------------------------------------------------------
 
 NAME = re.compile(r"(\d{8}T\d{6}\.\d{9})Z-(\d+)-(\d{6,})\.(\w+)\.pb\.gz")
+KEPT_NAME = re.compile(r"\d{8}T\d{6}\.\d{9}Z-\d+-\d{6,}-[0-9a-f]{16}\.\w+\.pb\.gz")
 
 
 def test_rule_7_4_files(tmp_path: Path) -> None:
@@ -760,12 +761,84 @@ def test_keep_the_newest(tmp_path: Path) -> None:
             backend.save_profile(kind, moment, moment, str(moment).encode())
         if moment == 3:
             next(tmp_path.glob("*000000002Z*.cpu.*")).unlink()
-    kept = [path for path in tmp_path.iterdir() if NAME.match(path.name)]
+    kept = [path for path in tmp_path.iterdir() if KEPT_NAME.fullmatch(path.name)]
     assert sorted(path.read_text() for path in kept) == ["3", "3", "4", "4"]
     assert (tmp_path / "somebody else's.cpu.pb.gz").exists()
     for keep, error in ((0, ValueError), (-1, ValueError), ("1", TypeError)):
         with pytest.raises(error, match="keep must"):
             FileBackend(tmp_path, keep=keep)  # type: ignore[arg-type]
+
+
+def test_keep_leaves_the_files_of_others(tmp_path: Path) -> None:
+    """Also those of another backend, run or container with the same process number."""
+    for backend in (FileBackend(tmp_path), *(FileBackend(tmp_path, keep=1),) * 2):
+        for moment in (2, 1, 3):
+            backend.save_profile("cpu", moment, moment, b"")
+    other = FileBackend(tmp_path, keep=2)
+    for moment in range(5):
+        other.save_profile("cpu", moment, moment, b"")
+    assert len(os.listdir(tmp_path)) == 3 + 1 + 2
+
+
+def test_keep_counts_over_forks(tmp_path: Path) -> None:
+    """However many children come and go, as in a server that recycles its workers."""
+    folder = tmp_path / "profiles"
+    code = """
+import os, spanprof, sys
+backend = spanprof.FileBackend(sys.argv[1], keep=3)
+backend.save_profile("cpu", 0, 0, b"parent")
+for number in range(1, 9):
+    pid = os.fork()
+    if pid == 0:
+        backend.save_profile("cpu", number, number, b"%d" % number)
+        backend.save_profile("wall", number, number, b"%d" % number)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+backend.save_profile("cpu", 9, 9, b"parent")
+"""
+    run_python(code, str(folder), cwd=tmp_path)
+    texts = {
+        kind: [path.read_text() for path in sorted(folder.glob(f"*.{kind}.*"))]
+        for kind in ("cpu", "wall")
+    }
+    assert texts == {"cpu": ["7", "8", "parent"], "wall": ["6", "7", "8"]}
+
+
+def test_keep_and_a_write_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FileBackend(tmp_path, keep=1)
+    backend.save_profile("cpu", 1, 1, b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: fail())
+    with pytest.raises(LookupError):
+        backend.save_profile("cpu", 2, 2, b"new")
+    (path,) = tmp_path.iterdir()
+    assert path.read_text() == "old", "deleted only when there is a newer one"
+
+
+def test_old_files_that_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = FileBackend(tmp_path, keep=1)
+    before = spanprof.stats().delete_failures
+    with monkeypatch.context() as patch:
+
+        def refuse(path: str) -> None:
+            raise PermissionError(13, "not yours", path)
+
+        patch.setattr(os, "unlink", refuse)
+        for moment in range(3):
+            backend.save_profile("cpu", moment, moment, b"")
+    assert spanprof.stats().delete_failures - before == 1 + 2
+    (message,) = messages(caplog)
+    assert message.startswith("an old profile could not be deleted: PermissionError: ")
+    assert len(os.listdir(tmp_path)) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        backend.save_profile("cpu", 3, 3, b"")
+    assert spanprof.stats().delete_failures - before == 4
+    backend.save_profile("cpu", 4, 4, b"")
+    assert len(os.listdir(tmp_path)) == 1, "all of them later"
 
 
 def test_rule_7_4_nothing_is_left_of_a_failed_write(
