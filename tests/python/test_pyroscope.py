@@ -199,7 +199,7 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-# --- what goes over the wire -----------------------------------------------------------
+# --- what goes over the wire ----------------------------------------------------------
 
 TYPES = {
     "calls": {"calls": "objects"},

@@ -771,7 +771,7 @@ def test_keep_the_newest(tmp_path: Path) -> None:
 
 def test_keep_leaves_the_files_of_others(tmp_path: Path) -> None:
     """Also those of another backend, run or container with the same process number."""
-    for backend in (FileBackend(tmp_path), *(FileBackend(tmp_path, keep=1),) * 2):
+    for backend in (FileBackend(tmp_path), FileBackend(tmp_path, keep=1)):
         for moment in (2, 1, 3):
             backend.save_profile("cpu", moment, moment, b"")
     other = FileBackend(tmp_path, keep=2)
