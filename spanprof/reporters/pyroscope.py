@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import re
 import time
 from collections import deque
 
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from typing import Final
     from urllib.request import OpenerDirector
 
-_APP_NAME = re.compile(r"[A-Za-z0-9_.\-/]+")
-_TAG_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NOT_IN_TAG_VALUES = re.compile(r"[,{}\x00-\x1f\x7f\ud800-\udfff]")
-_NO_HEADER_VALUE = re.compile(r"[^\x21-\x7e]")
+_APP_NAME = r"[A-Za-z0-9_.\-/]+"
+_TAG_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_NOT_IN_TAG_VALUES = r"[,{}\x00-\x1f\x7f\ud800-\udfff]"
+_NO_HEADER_VALUE = r"[^\x21-\x7e]"
 """Spaces as well: neither a token nor a tenant has one."""
 
 _PAUSES = (0.05, 0.2)
@@ -50,7 +49,7 @@ server cannot digest, and the others wait behind it."""
 _MESSAGE = 200
 """Characters of the server's message that go into the log."""
 
-_TEMPORARY = re.compile(
+_TEMPORARY = (
     "resource_exhausted|unavailable|deadline_exceeded|canceled|aborted"
     "|live replicas|empty ring|rate limit"
 )
@@ -59,6 +58,19 @@ it passes."""
 
 _UNITS = {"count": "objects", "bytes": "bytes", "nanoseconds": "nanoseconds"}
 """The server's words for ours."""
+
+
+def _search(pattern: str, text: str) -> bool:
+    # Imported late: a program without a server has no use for it.
+    import re
+
+    return re.search(pattern, text) is not None
+
+
+def _fullmatch(pattern: str, text: str) -> bool:
+    import re
+
+    return re.fullmatch(pattern, text) is not None
 
 
 class _Profile:
@@ -95,7 +107,7 @@ class _Answer:
         return (
             self.status in (0, 408, 429)
             or self.status >= 500
-            or (self.status == 422 and _TEMPORARY.search(self.message) is not None)
+            or (self.status == 422 and _search(_TEMPORARY, self.message))
         )
 
     @property
@@ -464,7 +476,7 @@ def _check_url(url: object) -> str:
     from urllib.parse import urlsplit
 
     # What is wrong with it may be a password in it: it is not shown.
-    if re.search(r"[^\x21-\x7e]", url):
+    if _search(r"[^\x21-\x7e]", url):
         raise ValueError("url must be ASCII without spaces")
     try:
         parts = urlsplit(url)
@@ -484,7 +496,7 @@ def _check_url(url: object) -> str:
 def _check_app_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"app_name must be a str, not {name!r}")
-    if not _APP_NAME.fullmatch(name):
+    if not _fullmatch(_APP_NAME, name):
         raise ValueError(
             f"app_name must consist of ASCII letters, digits and _ . - /: {name!r}"
         )
@@ -502,14 +514,14 @@ def _check_tags(tags: object) -> str:
     for name, value in tags.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"tags must map str to str, not {name!r} to {value!r}")
-        if not _TAG_NAME.fullmatch(name):
+        if not _fullmatch(_TAG_NAME, name):
             raise ValueError(
                 "a tag's name must consist of ASCII letters, digits and _, and not "
                 f"begin with a digit: {name!r}"
             )
         if name.startswith("__"):
             raise ValueError(f"a tag's name must not begin with __: {name!r}")
-        if not value or value != value.strip() or _NOT_IN_TAG_VALUES.search(value):
+        if not value or value != value.strip() or _search(_NOT_IN_TAG_VALUES, value):
             raise ValueError(
                 "a tag's value must not be empty, nor hold a comma, a brace, a control "
                 f"character, or a space at an end: {value!r}"
@@ -523,7 +535,7 @@ def _headers(auth: object, tenant: object) -> dict[str, str]:
     # Messages never show what they complain about: it may be a secret.
     headers = {"User-Agent": "spanprof"}
     if isinstance(auth, str):
-        if not auth or _NO_HEADER_VALUE.search(auth):
+        if not auth or _search(_NO_HEADER_VALUE, auth):
             raise ValueError("a token in auth must be printable ASCII without spaces")
         headers["Authorization"] = f"Bearer {auth}"
     elif auth is not None:
@@ -546,7 +558,7 @@ def _headers(auth: object, tenant: object) -> dict[str, str]:
     if tenant is not None:
         if not isinstance(tenant, str):
             raise TypeError(f"tenant must be a str, not {tenant!r}")
-        if not tenant or _NO_HEADER_VALUE.search(tenant):
+        if not tenant or _search(_NO_HEADER_VALUE, tenant):
             raise ValueError(
                 f"tenant must be printable ASCII without spaces: {tenant!r}"
             )
