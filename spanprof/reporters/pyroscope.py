@@ -50,11 +50,11 @@ _MESSAGE = 200
 """Characters of the server's message that go into the log."""
 
 _TEMPORARY = (
-    "resource_exhausted|unavailable|deadline_exceeded|canceled|aborted"
-    "|live replicas|empty ring|rate limit"
+    r"failed (resource_exhausted|unavailable|deadline_exceeded|canceled|aborted):"
+    r"|failed unknown: (at least \d+ live replicas required|empty ring)"
 )
-"""Servers answer 422 to whatever went wrong behind their front: the text tells which of
-it passes."""
+"""Pyroscope answers 422 to whatever went wrong behind its front: the text tells what of
+it passes. Labels, which it quotes as well, do not look like this."""
 
 _UNITS = {"count": "objects", "bytes": "bytes", "nanoseconds": "nanoseconds"}
 """The server's words for ours."""
@@ -173,7 +173,12 @@ class PyroscopeBackend:
         if self._timeout == 0:
             raise ValueError("timeout must be above 0")
         self._max_spooled: Final = check_limit("max_spooled", max_spooled)
-        self._ssl_context = ssl_context
+        if ssl_context is not None:
+            from ssl import SSLContext
+
+            if not isinstance(ssl_context, SSLContext):
+                raise TypeError(f"ssl_context must be an SSLContext: {ssl_context!r}")
+        self._ssl_context: Final = ssl_context
         self._opener: OpenerDirector | None = None
         self.sent = 0
         """Number of profiles that the server has taken."""
@@ -481,16 +486,15 @@ def _check_url(url: object) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        reason = "its port is no number" if "port" in str(error).lower() else "its host"
-        raise ValueError(f"url is no good: {reason}") from None
+    except ValueError:
+        raise ValueError("url must have a good host and port") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError("url must begin with http:// or https:// and a host")
     if "@" in parts.netloc:
         raise ValueError("url must not hold a user or password: use auth")
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         raise ValueError("url must not hold a query or fragment")
-    return url.rstrip("/")
+    return parts.scheme + url[len(parts.scheme) :].rstrip("/")
 
 
 def _check_app_name(name: object) -> str:

@@ -10,7 +10,10 @@ import email.policy
 import email.utils
 import json
 import logging
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -158,7 +161,7 @@ def manual(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
 
 @pytest.fixture(autouse=True)
@@ -376,6 +379,7 @@ GOOD: dict[str, Any] = {"url": "http://host:4040/path", "app_name": "app"}
         ("timeout", float("inf"), ValueError),
         ("max_spooled", 1.5, TypeError),
         ("max_spooled", -1, ValueError),
+        ("ssl_context", True, TypeError),
     ],
     ids=ascii,
 )
@@ -394,6 +398,9 @@ def test_bad_arguments(name: str, value: object, error: type[Exception]) -> None
 def test_good_arguments() -> None:
     for url in ("https://host", "HTTP://host/", "http://[::1]:4040", "http://host"):
         PyroscopeBackend(url, "a/b-c.d_1")
+    assert repr(PyroscopeBackend("HTTPS://Host/", "a")).startswith(
+        "PyroscopeBackend('https://Host', "
+    )
     backend = PyroscopeBackend(**GOOD)
     assert repr(backend) == "PyroscopeBackend('http://host:4040/path', 'app')"
 
@@ -517,6 +524,13 @@ def test_rule_7_4_what_is_refused_is_not_sent_again(
     server.answer(200)
     save(backend, "c")
     assert backend.sent == 1, "it is not down"
+
+
+def test_labels_that_look_like_an_outage(server: Server, counted: Counted) -> None:
+    labels = "resource_exhausted: unavailable: empty ring, at least 1 live replicas"
+    server.answer(422, f"pushing IngestInput-pprof failed invalid_argument: {labels}")
+    save(PyroscopeBackend(server.url, "app"), "a")
+    assert counted.profiles_refused == 1
 
 
 @pytest.mark.parametrize(
@@ -857,6 +871,49 @@ def test_certificates_are_checked(manual: Time) -> None:
     assert SECRET.encode() not in b"".join(got)
     assert "SSL" in str(backend.last_error)
     assert (backend.sent, backend.spooled) == (0, 1)
+
+
+def test_https(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificate, key)
+    got: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with theirs.wrap_socket(connection, server_side=True) as secured:
+            got.append(secured.recv(100_000))
+            secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        backend = PyroscopeBackend(
+            f"https://localhost:{listener.getsockname()[1]}",
+            "app",
+            auth=SECRET,
+            timeout=10,
+            ssl_context=ssl.create_default_context(cafile=certificate),
+        )
+        save(backend, "a")
+        thread.join(10)
+    assert backend.sent == 1, backend.last_error
+    assert f"Authorization: Bearer {SECRET}".encode() in got[0]
+
+
+def test_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    backend = PyroscopeBackend("http://pyroscope.invalid:4040/prefix", "app")
+    save(backend, "a")
+    assert backend.sent == 1, backend.last_error
+    assert server.requests[0].path == "/prefix/ingest"
+    assert server.requests[0].headers["Host"] == "pyroscope.invalid:4040"
 
 
 # --- fork -----------------------------------------------------------------------------
