@@ -160,7 +160,7 @@ class PyroscopeBackend:
         tags: Mapping[str, str] | None = None,
         auth: str | tuple[str, str] | None = None,
         tenant: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = 5.0,
         *,
         max_spooled: int = 8 * 2**20,
         ssl_context: SSLContext | None = None,
