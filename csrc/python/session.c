@@ -106,9 +106,16 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         return NULL;
     if (config.track_allocations) alloc_hooks_install();
     enum sp_start_status status;
-    /* With the GIL: see begin() in reporter_host.c. It takes a fraction of a
-     * millisecond. */
+    /* It waits for the reporter thread to make its thread state, for a fraction of a
+     * millisecond. With the GIL: see begin() in reporter_host.c. Without one, the first
+     * thread state beside the main thread's stops all that are attached. */
+#ifdef Py_GIL_DISABLED
+    Py_BEGIN_ALLOW_THREADS
+#endif
     status = sp_start(&config, reports ? &host : NULL);
+#ifdef Py_GIL_DISABLED
+    Py_END_ALLOW_THREADS
+#endif
     if (status == SP_STARTED) {
         labels_publish(recorded);
         numpy_handler_want(config.track_allocations);

@@ -630,6 +630,7 @@ def test_rule_5_7_reports_are_charged_to_nobody() -> None:
 # --- peaks ----------------------------------------------------------------------------
 
 
+@exact_with_the_gil
 def test_peak_is_exact_on_one_thread(no_gc: None) -> None:
     bytearray(10)
     with spanprof.start(track_heap=True):
