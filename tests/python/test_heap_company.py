@@ -19,6 +19,7 @@ import spanprof
 from spanprof import Profile, span
 
 from .helpers import (
+    IS_FREE_THREADED,
     Values,
     by_path,
     in_threads,
@@ -79,7 +80,10 @@ def test_hazard_3_threads_reuse_each_others_addresses(switch: float) -> None:
                 place = numbers.randrange(64)
                 size = numbers.choice([10, 40, 100, 600, 5000, 70_000])
                 what = exchange[place]
-                if isinstance(what, bytearray) and numbers.random() < 0.5:
+                # Not where two threads may do it at a time: bytearray itself does not
+                # stand that on free-threaded 3.13.
+                resize = not IS_FREE_THREADED and numbers.random() < 0.5
+                if isinstance(what, bytearray) and resize:
                     try:
                         what.extend(bytes(size))
                     except BufferError:
