@@ -355,7 +355,7 @@ static void finish(struct sp_feed_record *record) {
     record->labels = sp_key_labels(key);
     record->start += to_unix;
     record->end += to_unix;
-    if (sp_session_config.track_heap && sp_heap_is_sampled()) {
+    if (sp_heap_is_sampled()) {
         record->alloc_objects = sp_heap_rounded(record->alloc_objects);
         record->alloc_space = sp_heap_rounded(record->alloc_space);
     }

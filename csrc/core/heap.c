@@ -82,6 +82,7 @@ void sp_heap_end(void) {
     uint64_t now = sp_load(&sp_heap_now);
     if (now == 0) return;
     sp_store(&sp_heap_now, 0);
+    sp_store(&sp_heap_sample_bytes, 0); /* the next session need not come by here */
     sp_store(&sp_heap_next_tick, UINT64_MAX);
     last_tick = (uint16_t)now;
     sp_shadow_wipe();

@@ -594,6 +594,16 @@ def test_rule_5_6_a_thousand_sessions(no_gc: None) -> None:
     assert stat("heap_map_mapped_bytes") < mapped + 500_000_000
 
 
+def test_rule_5_5_a_session_that_counts_after_one_that_samples(no_gc: None) -> None:
+    """Settings end with their session: every block is counted."""
+    with spanprof.start(track_heap=True, heap_sample_bytes=1 << 30), span("a"):
+        kept = [bytes(50) for _ in range(100)]
+    with spanprof.start(track_allocations=True) as session, span("a"):
+        kept = [bytes(50 + n) for n in range(100)]
+    assert series(session.result, "alloc_objects")["a",] >= 100
+    del kept
+
+
 # --- 5.7: the profiler's own memory ---------------------------------------------------
 
 
