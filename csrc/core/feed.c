@@ -23,10 +23,6 @@ void sp_feed_begin(uint64_t limit) {
     sp_store(&wanted, limit);
 }
 
-bool sp_feed_wanted(void) {
-    return sp_load(&wanted) != 0;
-}
-
 /* --- the ring ------------------------------------------------------------------- */
 
 /* How many records are written between two looks at what was taken, and from how many
@@ -106,17 +102,22 @@ static inline void publish(struct sp_feed *feed) {
         look(feed, written);
 }
 
+/* Nobody reads the ring. */
+static void begin_anew(struct sp_feed *feed) {
+    feed->thread = (uint32_t)syscall(SYS_gettid);
+    feed->taken_seen = 0;
+    atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&feed->origin, 0, memory_order_relaxed);
+}
+
 void sp_feed_reset(struct sp_feed *feed) {
     uint64_t limit = sp_load(&wanted);
     feed->on = limit != 0;
     feed->count = feed->irregular = 0;
     if (!feed->on) return;
-    feed->thread = (uint32_t)syscall(SYS_gettid);
     make_ring(feed, limit);
-    feed->taken_seen = 0;
-    atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
-    atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
-    atomic_store_explicit(&feed->origin, 0, memory_order_relaxed);
+    begin_anew(feed);
 }
 
 /* --- spans on the stack ----------------------------------------------------------- */
@@ -135,21 +136,46 @@ static SP_COLD bool make_room(struct sp_feed *feed) {
     return true;
 }
 
+static struct sp_feed_used counters_of(const struct sp_cell *cell) {
+    const struct sp_account *account = cell->account;
+    return (struct sp_feed_used){
+        .busy = sp_load(&cell->value[SP_VALUE_BUSY]),
+        .cpu = sp_load(&cell->value[SP_VALUE_CPU]),
+        .objects = account != NULL ? sp_load(&account->objects) : 0,
+        .space = account != NULL ? sp_load(&account->space) : 0,
+    };
+}
+
+static void add(struct sp_feed_used *to, const struct sp_feed_used *more) {
+    to->busy += more->busy;
+    to->cpu += more->cpu;
+    to->objects += more->objects;
+    to->space += more->space;
+}
+
+static void subtract(struct sp_feed_used *from, const struct sp_feed_used *less) {
+    from->busy -= less->busy;
+    from->cpu -= less->cpu;
+    from->objects -= less->objects;
+    from->space -= less->space;
+}
+
+static struct sp_feed_used used_since(const struct sp_feed_base *base) {
+    struct sp_feed_used used = counters_of(base->cell);
+    subtract(&used, &base->before);
+    return used;
+}
+
 void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t parent,
                    bool irregular) {
     struct sp_feed *feed = &thread->feed;
     uint32_t number = feed->count;
     span->feed_number = 0;
     if (SP_UNLIKELY(number >= feed->room) && !make_room(feed)) return;
-    const struct sp_account *account = span->cell->account;
     *base_at(feed, number) = (struct sp_feed_base){
-        .id = span->id,
         .parent = parent,
         .start = sp_load(&thread->at_wall),
-        .busy = sp_load(&span->cell->value[SP_VALUE_BUSY]),
-        .cpu = sp_load(&span->cell->value[SP_VALUE_CPU]),
-        .objects = account != NULL ? sp_load(&account->objects) : 0,
-        .space = account != NULL ? sp_load(&account->space) : 0,
+        .before = counters_of(span->cell),
         .cell = span->cell,
         .irregular = irregular,
     };
@@ -157,44 +183,21 @@ void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t pare
     span->feed_number = feed->count = number + 1;
 }
 
-/* What a span used. */
-struct used {
-    uint64_t busy, cpu, objects, space;
-};
-
-static struct used used_since(const struct sp_feed_base *base) {
-    const struct sp_cell *cell = base->cell;
-    const struct sp_account *account = cell->account;
-    return (struct used){
-        .busy = sp_load(&cell->value[SP_VALUE_BUSY]) - base->busy,
-        .cpu = sp_load(&cell->value[SP_VALUE_CPU]) - base->cpu,
-        .objects = account != NULL ? sp_load(&account->objects) - base->objects : 0,
-        .space = account != NULL ? sp_load(&account->space) - base->space : 0,
-    };
-}
-
 /* Some span of the stack may share its cell with others. What the cell counted since
  * the base is the span's, and that of those above it: the next one of them began to
  * take its place when it was entered. Those below are not to have it. */
 static SP_COLD void leave_shared(struct sp_feed *feed, uint32_t number,
-                                 struct used *used) {
+                                 struct sp_feed_used *used) {
     const struct sp_cell *cell = base_at(feed, number)->cell;
     for (uint32_t above = number + 1; above < feed->count; above++) {
         if (base_at(feed, above)->cell != cell) continue;
-        struct used theirs = used_since(base_at(feed, above));
-        used->busy -= theirs.busy;
-        used->cpu -= theirs.cpu;
-        used->objects -= theirs.objects;
-        used->space -= theirs.space;
+        struct sp_feed_used theirs = used_since(base_at(feed, above));
+        subtract(used, &theirs);
         break;
     }
     for (uint32_t below = 0; below < number; below++) {
         struct sp_feed_base *base = base_at(feed, below);
-        if (base->cell != cell) continue;
-        base->busy += used->busy;
-        base->cpu += used->cpu;
-        base->objects += used->objects;
-        base->space += used->space;
+        if (base->cell == cell) add(&base->before, used);
     }
     if (base_at(feed, number)->irregular) feed->irregular--;
 }
@@ -217,14 +220,27 @@ static uint64_t take_system(struct sp_cell *cell, uint64_t cpu) {
     return system;
 }
 
-static SP_COLD void add_to_total(struct sp_feed_total *total, const struct used *used,
-                                 uint64_t system) {
-    if (total == NULL) return; /* there was no memory for it */
-    total->busy += used->busy;
-    total->cpu += used->cpu;
-    total->system += system;
-    total->objects += used->objects;
-    total->space += used->space;
+/* The span is over: tell of it, if there is room. */
+static inline void tell(struct sp_feed *feed, const struct sp_span *span,
+                        const struct sp_feed_total *total, uint64_t end) {
+    struct sp_feed_record *record = next_record(feed);
+    if (SP_UNLIKELY(record == NULL)) return;
+    *record = (struct sp_feed_record){
+        .id = span->id,
+        .parent = total->parent,
+        .start = (int64_t)total->start,
+        .end = (int64_t)end,
+        .wall_busy = total->used.busy,
+        .wall_idle = total->idle,
+        .cpu_user = total->used.cpu - total->system,
+        .cpu_system = total->system,
+        .alloc_objects = total->used.objects,
+        .alloc_space = total->used.space,
+        .callsite = span->path,
+        .thread = feed->thread,
+        .generation = span->generation,
+    };
+    publish(feed);
 }
 
 void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall) {
@@ -235,53 +251,31 @@ void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall
     }
     uint32_t number = span->feed_number - 1;
     struct sp_feed_base *base = base_at(feed, number);
-    struct used used = used_since(base);
+    struct sp_feed_used used = used_since(base);
     if (SP_UNLIKELY(feed->irregular != 0)) leave_shared(feed, number, &used);
-    uint64_t parent = base->parent, start = base->start;
+    struct sp_feed_total whole = {.parent = base->parent, .start = base->start};
     struct sp_cell *cell = base->cell;
     if (SP_UNLIKELY(number + 1 != feed->count)) leave_middle(thread, number);
     feed->count--;
     span->feed_number = 0;
     if (SP_UNLIKELY(used.cpu >= SPLIT_FROM)) sp_span_split_system(thread);
     uint64_t system = take_system(cell, used.cpu);
-    if (SP_UNLIKELY(span->opened)) {
-        add_to_total(span->feed_total, &used, system);
-        return;
-    }
-    struct sp_feed_record *record = next_record(feed);
-    if (SP_UNLIKELY(record == NULL)) return;
-    *record = (struct sp_feed_record){
-        .id = span->id,
-        .parent = parent,
-        .start = (int64_t)start,
-        .end = (int64_t)wall,
-        .wall_busy = used.busy,
-        .cpu_user = used.cpu - system,
-        .cpu_system = system,
-        .alloc_objects = used.objects,
-        .alloc_space = used.space,
-        .callsite = span->path,
-        .thread = feed->thread,
-        .generation = span->generation,
-    };
-    publish(feed);
+    struct sp_feed_total *total = span->opened ? span->feed_total : &whole;
+    if (SP_UNLIKELY(total == NULL)) return; /* there was no memory for it */
+    add(&total->used, &used);
+    total->system += system;
+    if (SP_LIKELY(!span->opened)) tell(feed, span, total, wall);
 }
 
 void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall) {
-    feed->thread = (uint32_t)syscall(SYS_gettid);
     for (uint32_t n = 0; n < feed->count; n++) {
-        struct sp_feed_base *base = base_at(feed, n);
-        base->start = wall;
-        base->busy = base->cpu = base->objects = base->space = 0;
+        base_at(feed, n)->start = wall;
+        base_at(feed, n)->before = (struct sp_feed_used){0};
     }
-    feed->taken_seen = 0;
-    atomic_store_explicit(&feed->written, 0, memory_order_relaxed);
-    atomic_store_explicit(&feed->taken, 0, memory_order_relaxed);
-    atomic_store_explicit(&feed->origin, 0, memory_order_relaxed);
+    begin_anew(feed);
 }
 
-/* --- opened spans -------------------------------------------------------------------
- */
+/* --- opened spans ----------------------------------------------------------------- */
 
 void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall) {
     span->feed_total = calloc(1, sizeof *span->feed_total);
@@ -300,7 +294,7 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
     struct sp_feed_total *total = span->feed_total;
     span->feed_total = NULL;
     uint32_t running = sp_session_running();
-    if (running == 0 || span->generation != running || !sp_feed_wanted()) {
+    if (running == 0 || span->generation != running || sp_load(&wanted) == 0) {
         free(total); /* of a session that is over */
         return;
     }
@@ -308,32 +302,14 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
     bool known =
         thread != NULL && thread->feed.on &&
         atomic_load_explicit(&thread->data_generation, memory_order_relaxed) == running;
-    struct sp_feed_record *record =
-        total != NULL && known ? next_record(&thread->feed) : NULL;
-    if (total == NULL || !known) sp_count(&sp_stats.spans_dropped);
-    if (record != NULL) {
-        *record = (struct sp_feed_record){
-            .id = span->id,
-            .parent = total->parent,
-            .start = (int64_t)total->start,
-            .end = (int64_t)wall,
-            .wall_busy = total->busy,
-            .wall_idle = total->idle,
-            .cpu_user = total->cpu - total->system,
-            .cpu_system = total->system,
-            .alloc_objects = total->objects,
-            .alloc_space = total->space,
-            .callsite = span->path,
-            .thread = thread->feed.thread,
-            .generation = span->generation,
-        };
-        publish(&thread->feed);
-    }
+    if (total != NULL && known)
+        tell(&thread->feed, span, total, wall);
+    else
+        sp_count(&sp_stats.spans_dropped);
     free(total);
 }
 
-/* --- the collector
- * -------------------------------------------------------------------- */
+/* --- the collector ---------------------------------------------------------------- */
 
 static bool is_readable(const struct sp_thread *thread, uint32_t generation) {
     return atomic_load_explicit(&thread->data_generation, memory_order_acquire) ==

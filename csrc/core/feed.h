@@ -36,10 +36,15 @@ struct sp_feed_record {
     uint32_t generation; /* of the session, see session.h */
 };
 
+/* What a span used while it was entered; or what a cell and its account say. */
+struct sp_feed_used {
+    uint64_t busy, cpu, objects, space;
+};
+
 /* What a span on a thread's stack has to know. */
 struct sp_feed_base {
-    uint64_t id, parent, start;
-    uint64_t busy, cpu, objects, space; /* of `cell`, when it was entered */
+    uint64_t parent, start;
+    struct sp_feed_used before; /* what `cell` said when the span was entered */
     struct sp_cell *cell;
     bool irregular; /* not below the span that ran: cells may be shared from here on */
 };
@@ -63,7 +68,8 @@ struct sp_feed {
  * lock of such spans. */
 struct sp_feed_total {
     uint64_t parent, start;
-    uint64_t busy, idle, cpu, system, objects, space;
+    struct sp_feed_used used;
+    uint64_t idle, system;
 };
 
 /* --- the session ------------------------------------------------------------- */
@@ -71,7 +77,6 @@ struct sp_feed_total {
 /* The session that begins has a feed with that many waiting records per thread; 0: it
  * has none. */
 void sp_feed_begin(uint64_t limit);
-bool sp_feed_wanted(void);
 
 /* Called when so many records wait in a ring that they should be taken, by the thread
  * that writes them: must not block. May be called late, or by a thread that has left
