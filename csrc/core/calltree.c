@@ -139,7 +139,7 @@ static struct sp_cell *cell_append(struct sp_cells *cells, uint32_t parent, sp_k
     cell->parent = parent;
     cell->next = 0;
     cell->split = 0;
-    cell->system_told = 0;
+    sp_store(&cell->system_told, 0);
     return cell;
 }
 

@@ -45,7 +45,7 @@ struct sp_cell {
     sp_counter value[SP_VALUE_COUNT]; /* written by the owning thread alone */
     sp_key key;
     struct sp_cell *last_child; /* the child entered last; owner only */
-    uint64_t system_told;       /* of the system's time: given to single spans */
+    sp_counter system_told;     /* of the system's time: given to single spans */
     struct sp_account *account; /* of the path's memory; NULL at the root, if nothing
                                    is tracked, or out of memory */
     uint32_t path;

@@ -8,7 +8,6 @@
 #include "stats.h"
 #include "thread.h"
 
-#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -73,62 +72,17 @@ static void add_cells(const struct sp_thread *thread, struct sums *sums) {
     }
 }
 
-struct running {
-    const struct sp_cell *cell;
-    uint64_t wall, cpu; /* the thread's last boundary */
-    uint64_t busy_charged, cpu_charged;
-};
-
-/* The running cell, its time and the last boundary, as they were at one moment.
- * False if the thread would not hold still (it was descheduled in the middle of
- * a boundary): its time is not lost, it only comes with a later reading. */
-static bool read_running(const struct sp_thread *thread, struct running *running) {
-    for (int attempt = 0; attempt < 200; attempt++) {
-        uint32_t before = atomic_load_explicit(&thread->sequence, memory_order_acquire);
-        if (before % 2 == 0) {
-            running->cell = atomic_load_explicit(&thread->cell, memory_order_acquire);
-            if (running->cell == NULL) return false;
-            running->wall = sp_load(&thread->at_wall);
-            running->cpu = sp_load(&thread->at_cpu);
-            running->busy_charged = sp_load(&running->cell->value[SP_VALUE_BUSY]);
-            running->cpu_charged = sp_load(&running->cell->value[SP_VALUE_CPU]);
-            atomic_thread_fence(memory_order_acquire);
-            if (atomic_load_explicit(&thread->sequence, memory_order_relaxed) == before)
-                return true;
-        }
-        if (attempt % 20 == 19) sched_yield();
-    }
-    sp_count(&sp_stats.running_skipped);
-    return false;
-}
-
 /* Add the thread's cells, and what its running span has used since the last
- * boundary. The clocks are read before the boundary is: a thread that moves on
- * meanwhile makes the share come out too small, never counted twice. */
+ * boundary. */
 static void add_thread(const struct sp_thread *thread, struct sums *sums) {
-    const struct sp_cell *seen =
-        atomic_load_explicit(&thread->cell, memory_order_acquire);
-    bool busy = seen != NULL && seen->path != SP_PATH_ROOT &&
-                atomic_load_explicit(&thread->alive, memory_order_relaxed);
-    uint64_t cpu_now = 0, wall_now = sp_clock_wall();
-    bool cpu_known = busy && sp_session_config.track_cpu &&
-                     sp_clock_cpu_of(&thread->clock, &cpu_now);
-
-    struct running running;
-    bool still = busy && read_running(thread, &running) && running.cell == seen;
-    uint64_t busy_then = still ? running.busy_charged : 0;
-    uint64_t cpu_then = still ? running.cpu_charged : 0;
+    struct sp_running running;
+    bool runs = sp_thread_read_running(thread, &running);
     add_cells(thread, sums);
-    if (!still || seen->path >= sums->count) return;
-
-    /* Count only what the cells just added do not hold yet. */
-    uint64_t *sum = sums->of[seen->path];
-    uint64_t busy_more = sp_load(&seen->value[SP_VALUE_BUSY]) - busy_then;
-    uint64_t cpu_more = sp_load(&seen->value[SP_VALUE_CPU]) - cpu_then;
-    uint64_t busy_due = wall_now > running.wall ? wall_now - running.wall : 0;
-    uint64_t cpu_due = cpu_known && cpu_now > running.cpu ? cpu_now - running.cpu : 0;
-    if (busy_due > busy_more) sum[SP_VALUE_BUSY] += busy_due - busy_more;
-    if (cpu_due > cpu_more) sum[SP_VALUE_CPU] += cpu_due - cpu_more;
+    if (!runs || running.cell->path >= sums->count) return;
+    uint64_t *sum = sums->of[running.cell->path];
+    sp_running_add(&running, sp_load(&running.cell->value[SP_VALUE_BUSY]),
+                   sp_load(&running.cell->value[SP_VALUE_CPU]), &sum[SP_VALUE_BUSY],
+                   &sum[SP_VALUE_CPU]);
 }
 
 /* --- memory ----------------------------------------------------------------- */

@@ -8,7 +8,7 @@
 #ifndef SPANPROF_CORE_COLLECTOR_H
 #define SPANPROF_CORE_COLLECTOR_H
 
-#include "feed.h"
+#include "feed_read.h"
 #include "profile.h"
 #include "session.h"
 

@@ -11,6 +11,10 @@
  * A thread's counters of a path move for one span at a time, so the difference is the
  * span's own. It is not where the same path is entered again on top of itself, which
  * takes a parent that is not the running span; such stacks are put right, see feed.c.
+ *
+ * Spans that are still entered are read where they are: a base says whose it is, and
+ * ids are never used again, so a reader that finds the same id before and after knows
+ * that the span was there all the time (feed_read.c).
  */
 #ifndef SPANPROF_CORE_FEED_H
 #define SPANPROF_CORE_FEED_H
@@ -41,22 +45,33 @@ struct sp_feed_used {
     uint64_t busy, cpu, objects, space;
 };
 
-/* What a span on a thread's stack has to know. */
+/* What a span on a thread's stack has to know. Written by the thread; what others read
+ * is atomic. */
 struct sp_feed_base {
-    uint64_t parent, start;
-    struct sp_feed_used before; /* what `cell` said when the span was entered */
-    struct sp_cell *cell;
+    sp_counter id; /* 0 while the rest changes */
+    union {
+        sp_counter parent;
+        _Atomic(struct sp_feed_total *) total; /* of an opened span; may be NULL */
+    };
+    uint64_t start;
+    struct {
+        sp_counter busy, cpu, objects, space;
+    } before; /* what `cell` said when the span was entered */
+    _Atomic(struct sp_cell *) cell;
+    _Atomic bool opened;
     bool irregular; /* not below the span that ran: cells may be shared from here on */
 };
 
 /* One thread's. Written by the owner but for `taken`, which is the collector's. */
 struct sp_feed {
-    bool on;              /* the thread's session has a feed */
-    uint32_t count, room; /* bases in use, and there */
-    uint32_t irregular;   /* of them */
-    uint32_t thread;      /* the system's number */
-    uint32_t ring_size;   /* a power of 2 that holds `limit`; 0: no memory */
-    uint64_t limit;       /* records that may wait */
+    bool on;                   /* the thread's session has a feed */
+    _Atomic uint32_t count;    /* bases in use */
+    _Atomic uint32_t sequence; /* odd while bases that stay change */
+    uint32_t room;             /* bases that there is memory for */
+    uint32_t irregular;        /* bases of that kind */
+    uint32_t thread;           /* the system's number */
+    uint32_t ring_size;        /* a power of 2 that holds `limit`; 0: no memory */
+    uint64_t limit;            /* records that may wait */
     uint64_t taken_seen;
     struct sp_feed_record *ring;
     struct sp_slab bases;
@@ -65,7 +80,7 @@ struct sp_feed {
 };
 
 /* A span that was opened explicitly: what it used whenever it was entered. Under the
- * lock of such spans. */
+ * lock of such spans, which it also takes to enter and to leave one. */
 struct sp_feed_total {
     uint64_t parent, start;
     struct sp_feed_used used;
@@ -88,6 +103,9 @@ extern void (*_Atomic sp_feed_is_due)(void);
 /* The thread enters a session. */
 void sp_feed_reset(struct sp_feed *feed);
 
+/* Another thread has taken over the state of one that ended. */
+void sp_feed_adopt(struct sp_feed *feed);
+
 /* In a child after fork: what waits is the parent's, and the values are zero. */
 void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall);
 
@@ -104,24 +122,60 @@ void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall);
 void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall);
 void sp_feed_reopen_in_child(struct sp_span *span, uint64_t wall);
 
-/* --- the collector --------------------------------------------------------------- */
+/* --- for both sides --------------------------------------------------------------- */
 
-struct sp_feed_batch {
-    size_t count;
-    size_t size;                /* of all of it, in bytes */
-    struct sp_feed_batch *next; /* for its owner */
-    struct sp_feed_record records[];
-};
+static inline struct sp_feed_record *sp_feed_record_at(struct sp_feed *feed,
+                                                       uint64_t number) {
+    uint64_t origin = atomic_load_explicit(&feed->origin, memory_order_relaxed);
+    return &feed->ring[(number - origin) & (feed->ring_size - 1)];
+}
 
-/* Most records of a batch. */
-#define SP_FEED_BATCH 65536u
+static inline struct sp_feed_base *sp_feed_base_at(const struct sp_feed *feed,
+                                                   uint32_t number) {
+    return sp_slab_at(&feed->bases, number, sizeof(struct sp_feed_base));
+}
 
-/* Take what waits in all rings, at most SP_FEED_BATCH records. NULL if nothing does, or
- * out of memory (then it goes on waiting). Under the collector's lock. */
-struct sp_feed_batch *sp_feed_take(void);
-void sp_feed_batch_free(struct sp_feed_batch *batch);
+static inline struct sp_feed_used sp_feed_counters(const struct sp_cell *cell) {
+    const struct sp_account *account = cell->account;
+    return (struct sp_feed_used){
+        .busy = sp_load(&cell->value[SP_VALUE_BUSY]),
+        .cpu = sp_load(&cell->value[SP_VALUE_CPU]),
+        .objects = account != NULL ? sp_load(&account->objects) : 0,
+        .space = account != NULL ? sp_load(&account->space) : 0,
+    };
+}
 
-/* Whether so many wait in some ring. Under the collector's lock. */
-bool sp_feed_some_due(void);
+static inline struct sp_feed_used sp_feed_before(const struct sp_feed_base *base) {
+    return (struct sp_feed_used){
+        .busy = sp_load(&base->before.busy),
+        .cpu = sp_load(&base->before.cpu),
+        .objects = sp_load(&base->before.objects),
+        .space = sp_load(&base->before.space),
+    };
+}
+
+static inline void sp_feed_add(struct sp_feed_used *to,
+                               const struct sp_feed_used *more) {
+    to->busy += more->busy;
+    to->cpu += more->cpu;
+    to->objects += more->objects;
+    to->space += more->space;
+}
+
+static inline void sp_feed_subtract(struct sp_feed_used *from,
+                                    const struct sp_feed_used *less) {
+    from->busy -= less->busy;
+    from->cpu -= less->cpu;
+    from->objects -= less->objects;
+    from->space -= less->space;
+}
+
+/* The number of records that wait from which on they should be taken. A reporter in
+ * Python may have to wait for the GIL before it can take any: for 5 ms, which is long.
+ */
+static inline uint64_t sp_feed_due_at(const struct sp_feed *feed) {
+    const uint64_t due = 4096;
+    return feed->limit / 2 < due ? feed->limit / 2 + 1 : due;
+}
 
 #endif

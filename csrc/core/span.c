@@ -410,6 +410,13 @@ void sp_span_each_idle(uint32_t generation, uint64_t wall,
     pthread_mutex_unlock(&open_lock);
 }
 
+void sp_span_each_opened(uint32_t generation,
+                         void (*visit)(void *context, const struct sp_span *span),
+                         void *context) {
+    for (const struct sp_span *s = open_spans; s != NULL; s = s->open_next)
+        if (s->generation == generation) visit(context, s);
+}
+
 /* --- fork ------------------------------------------------------------------ */
 
 void sp_spans_lock(void) {

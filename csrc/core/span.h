@@ -97,7 +97,14 @@ void sp_span_each_idle(uint32_t generation, uint64_t wall,
                        void (*visit)(void *context, uint32_t path, uint64_t idle),
                        void *context);
 
-/* Fork: taken before, released after in the parent, made anew in the child. */
+/* For feed_read.c: visits every opened span of the generation. The caller holds the
+ * lock of opened spans. */
+void sp_span_each_opened(uint32_t generation,
+                         void (*visit)(void *context, const struct sp_span *span),
+                         void *context);
+
+/* The lock of opened spans. Fork: taken before, released after in the parent, made anew
+ * in the child. */
 void sp_spans_lock(void);
 void sp_spans_unlock(void);
 void sp_spans_relock_in_child(void);

@@ -4,6 +4,7 @@
 #include "stats.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
 SP_TLS struct sp_thread *sp_thread_self, *sp_thread_charged;
@@ -117,7 +118,10 @@ static bool settle_in(struct sp_thread *thread, uint32_t generation, bool adopte
     if (atomic_load_explicit(&thread->data_generation, memory_order_relaxed) !=
         generation)
         return enter_generation(thread, generation);
-    if (adopted) settle(thread);
+    if (adopted) {
+        settle(thread);
+        sp_feed_adopt(&thread->feed);
+    }
     return true;
 }
 
@@ -174,6 +178,45 @@ struct sp_thread *sp_thread_list(void) {
     return atomic_load_explicit(&registry, memory_order_acquire);
 }
 
+/* The cell that runs, what it was charged, and when the thread's last boundary was, as
+ * they were at one moment. */
+static bool read_boundary(const struct sp_thread *thread, struct sp_running *running,
+                          struct sp_moment *at) {
+    for (int attempt = 0; attempt < 200; attempt++) {
+        uint32_t before = atomic_load_explicit(&thread->sequence, memory_order_acquire);
+        if (before % 2 == 0) {
+            running->cell = atomic_load_explicit(&thread->cell, memory_order_acquire);
+            if (running->cell == NULL) return false;
+            at->wall = sp_load(&thread->at_wall);
+            at->cpu = sp_load(&thread->at_cpu);
+            running->busy_charged = sp_load(&running->cell->value[SP_VALUE_BUSY]);
+            running->cpu_charged = sp_load(&running->cell->value[SP_VALUE_CPU]);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&thread->sequence, memory_order_relaxed) == before)
+                return true;
+        }
+        if (attempt % 20 == 19) sched_yield();
+    }
+    sp_count(&sp_stats.running_skipped);
+    return false;
+}
+
+bool sp_thread_read_running(const struct sp_thread *thread,
+                            struct sp_running *running) {
+    const struct sp_cell *cell =
+        atomic_load_explicit(&thread->cell, memory_order_acquire);
+    if (cell == NULL || cell->path == SP_PATH_ROOT ||
+        !atomic_load_explicit(&thread->alive, memory_order_relaxed))
+        return false;
+    uint64_t wall = sp_clock_wall(), cpu = 0;
+    if (!sp_session_config.track_cpu || !sp_clock_cpu_of(&thread->clock, &cpu)) cpu = 0;
+    struct sp_moment at;
+    if (!read_boundary(thread, running, &at) || running->cell != cell) return false;
+    running->busy = wall > at.wall ? wall - at.wall : 0;
+    running->cpu = cpu > at.cpu ? cpu - at.cpu : 0;
+    return true;
+}
+
 struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation) {
     struct sp_thread *thread = acquire();
     if (thread == NULL) return NULL;
@@ -200,7 +243,7 @@ static void zero_values(struct sp_thread *thread) {
     for (uint32_t n = 0; n < count; n++) {
         struct sp_cell *cell = sp_cell_at(&thread->cells, n);
         for (int i = 0; i < SP_VALUE_COUNT; i++) sp_store(&cell->value[i], 0);
-        cell->system_told = 0;
+        sp_store(&cell->system_told, 0);
     }
     sp_accounts_zero(&thread->cells.accounts);
 }

@@ -148,6 +148,29 @@ void sp_thread_poke(struct sp_thread *thread);
 /* All states ever made, newest first; the list only grows at its head. */
 struct sp_thread *sp_thread_list(void);
 
+/* What a thread's running span has used since the thread's last boundary, as another
+ * thread may see it. */
+struct sp_running {
+    const struct sp_cell *cell;
+    uint64_t busy_charged, cpu_charged; /* what the cell said at that boundary */
+    uint64_t busy, cpu;                 /* since then */
+};
+
+/* False if no span runs there, or if the thread would not hold still (it was
+ * descheduled in the middle of a boundary): its time is not lost, it only comes with a
+ * later reading. The clocks are read before the boundary is: of a thread that moves on
+ * meanwhile the share is too small, never counted twice. */
+bool sp_thread_read_running(const struct sp_thread *thread, struct sp_running *running);
+
+/* Add that to what the cell says by now: as much of it as is not in there yet. */
+static inline void sp_running_add(const struct sp_running *running, uint64_t busy_now,
+                                  uint64_t cpu_now, uint64_t *busy, uint64_t *cpu) {
+    uint64_t busy_more = busy_now - running->busy_charged;
+    uint64_t cpu_more = cpu_now - running->cpu_charged;
+    if (running->busy > busy_more) *busy += running->busy - busy_more;
+    if (running->cpu > cpu_more) *cpu += running->cpu - cpu_more;
+}
+
 /* A state that no OS thread owns, for tests that play several threads in one.
  * `key` goes to the injected clock source. Joined to `generation`. */
 struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation);

@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-#include "../core/feed.h"
+#include "../core/feed_read.h"
 
 /* New reference, NULL with an exception; takes over the batch in any case. */
 PyObject *span_batch_new(ModuleState *state, struct sp_feed_batch *batch);

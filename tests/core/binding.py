@@ -178,6 +178,21 @@ class Record:
     thread: int
 
 
+@dataclass(frozen=True)
+class OpenSpan:
+    """A span that is not over, as the feed finds it."""
+
+    id: int
+    parent: int
+    wall_busy: int
+    wall_idle: int
+    cpu: int
+    cpu_system: int
+    alloc_objects: int
+    alloc_space: int
+    frame: Frame
+
+
 @dataclass(eq=False)
 class Span:
     core: Core
@@ -331,6 +346,28 @@ class Core:
             return [self._record(batch.records[n], offset) for n in range(batch.count)]
         finally:
             lib.sp_feed_batch_free(batch)
+
+    def open_spans(self) -> list[OpenSpan]:
+        """Spans that are not over, of all threads."""
+        spans = self.ffi.new("struct sp_open_spans *")
+        self.lib.sp_feed_read_open(spans)
+        assert spans.complete
+        found = [
+            OpenSpan(
+                id=span.id,
+                parent=span.parent,
+                wall_busy=span.used.busy,
+                wall_idle=span.idle,
+                cpu=span.used.cpu,
+                cpu_system=span.system,
+                alloc_objects=span.used.objects,
+                alloc_space=span.used.space,
+                frame=(self.callsite_name(span.callsite), self.labels_of(span.labels)),
+            )
+            for span in spans.items[0 : spans.count]
+        ]
+        self.lib.sp_open_spans_free(spans)
+        return found
 
     def _record(self, record: Any, offset: int) -> Record:
         assert record.generation == self.lib.spt_generation()

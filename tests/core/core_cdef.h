@@ -149,6 +149,23 @@ struct sp_feed_batch {
     struct sp_feed_record records[];
 };
 struct sp_feed_batch *sp_feed_take(void);
+struct sp_feed_batch *sp_feed_peek(void);
+struct sp_feed_used {
+    uint64_t busy, cpu, objects, space;
+};
+struct sp_open_span {
+    uint64_t id, parent;
+    uint32_t callsite, labels;
+    struct sp_feed_used used;
+    uint64_t idle, system;
+};
+struct sp_open_spans {
+    size_t count, room;
+    struct sp_open_span *items;
+    bool complete;
+};
+void sp_feed_read_open(struct sp_open_spans *spans);
+void sp_open_spans_free(struct sp_open_spans *spans);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
 void spt_feed_limit(uint64_t limit);
 

@@ -135,6 +135,7 @@ class Program:
         """Each span that is over is told of once, with what was its own."""
         if self.model.session is None:
             return
+        self.check_open()
         records = {record.id: record for record in self.core.take_spans()}
         closed = self.model.session.closed
         assert set(records) == {span.id for span in closed}
@@ -159,6 +160,22 @@ class Program:
         for path, told in self.system.items():
             assert told <= self.model.session.nodes[path].system
         closed.clear()
+
+    def check_open(self) -> None:
+        """Spans that are not over are read in place (5.3)."""
+        spans = {span.id: span for span in self.core.open_spans()}
+        expected = [s for s in self.model.spans if s.session is self.model.session]
+        assert set(spans) == {span.id for span in expected}
+        for span in expected:
+            found, own = spans[span.id], span.own
+            name, value = span.path[-1]
+            assert found.frame == (name, (("key", value),) if value else ())
+            assert found.parent == (span.parent.id if span.parent else 0)
+            assert (found.wall_busy, found.wall_idle) == (own.busy, own.idle)
+            assert found.cpu == own.cpu
+            assert found.cpu_system <= own.cpu
+            assert found.alloc_objects == own.objects
+            assert found.alloc_space == own.space
 
     def begin(self, a: int, b: int, c: int, parent: Pair | None = None) -> None:
         self.create(a, b, parent, opened=False)

@@ -373,3 +373,19 @@ def test_bad_limits() -> None:
     for limit in (0, -1):
         with pytest.raises(ValueError, match="max_pending_spans"):
             spanprof.start(max_pending_spans=limit)
+
+
+def test_a_thread_that_takes_over_from_an_ended_one_is_told_as_itself() -> None:
+    """State in the core is used again by the next thread."""
+    keep = Keep()
+    numbers = []
+
+    def work() -> None:
+        numbers.append(threading.get_native_id())
+        with span("x"):
+            pass
+
+    with spanprof.start(track_wall=True, reporters=[keep]):
+        for _ in range(3):
+            in_thread(work)
+    assert [each.thread for each in keep.all] == numbers
