@@ -21,8 +21,13 @@ struct collector {
     uint64_t requested, begun, delivered; /* reports, counted */
     bool stopping, ended, spans_due;
     struct sp_profile *final; /* the last report's values, taken at the stop */
-    struct sp_feed_batch *final_spans;
+    struct sp_round final_round;
     int references;
+
+    /* The reporter thread's. */
+    struct sp_roster *roster; /* or NULL */
+    uint64_t heap_interval;   /* ns; of what single spans have in use */
+    struct timespec heap_due_at;
 };
 
 /* Serialises the reading of sessions (sp_collect_*), which is also what keeps a
@@ -30,12 +35,7 @@ struct collector {
 static pthread_mutex_t collect_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct collector *current; /* changed under collect_lock */
 
-/* The collector that is woken when spans are to be taken. The lock is only tried by
- * those who wake it. */
-static pthread_mutex_t feeding_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct collector *feeding;
-
-/* How often to look at the rings, as a call of wake_feeding may find a lock taken. */
+/* How often to look at the rings, as a call of wake may find a lock taken. */
 #define LOOK ((uint64_t)20000000) /* ns */
 
 /* --- time ------------------------------------------------------------------ */
@@ -53,11 +53,18 @@ static struct timespec deadline_after(uint64_t nanos) {
 
 /* --- the object ------------------------------------------------------------- */
 
-static struct collector *collector_new(const struct sp_host *host) {
+static struct collector *collector_new(const struct sp_host *host,
+                                       const struct sp_session_config *config) {
     struct collector *c = calloc(1, sizeof *c);
     if (c == NULL) return NULL;
+    if (host->updates != NULL &&
+        (c->roster = sp_roster_new(config->heap_by_span)) == NULL) {
+        free(c);
+        return NULL;
+    }
     c->host = *host;
     c->references = 2;
+    c->heap_interval = config->heap_interval;
     pthread_mutex_init(&c->mutex, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -74,44 +81,26 @@ static void collector_release(struct collector *c) {
     if (!last) return;
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->mutex);
+    sp_roster_free(c->roster);
     free(c);
 }
 
 /* --- the feed of spans -------------------------------------------------------- */
 
+static bool has_feed(const struct collector *c) {
+    return c->host.spans != NULL || c->host.updates != NULL;
+}
+
 /* For sp_feed_is_due: a thread of the program, which must not wait. */
-static void wake_feeding(void) {
-    if (pthread_mutex_trylock(&feeding_lock) != 0) return;
-    struct collector *c = feeding;
-    if (c != NULL && pthread_mutex_trylock(&c->mutex) == 0) {
+static void wake(void) {
+    if (pthread_mutex_trylock(&collect_lock) != 0) return;
+    struct collector *c = current;
+    if (c != NULL && has_feed(c) && pthread_mutex_trylock(&c->mutex) == 0) {
         c->spans_due = true;
         pthread_cond_broadcast(&c->changed);
         pthread_mutex_unlock(&c->mutex);
     }
-    pthread_mutex_unlock(&feeding_lock);
-}
-
-static void set_feeding(struct collector *c) {
-    pthread_mutex_lock(&feeding_lock);
-    feeding = c;
-    pthread_mutex_unlock(&feeding_lock);
-    atomic_store_explicit(&sp_feed_is_due, wake_feeding, memory_order_release);
-}
-
-/* What is there now, in order. Under collect_lock. */
-static struct sp_feed_batch *take_all_spans(void) {
-    struct sp_feed_batch *first = NULL, **last = &first;
-    while ((*last = sp_feed_take()) != NULL) last = &(*last)->next;
-    return first;
-}
-
-static struct sp_feed_batch *take_spans(struct collector *c) {
-    struct sp_feed_batch *spans = NULL;
-    pthread_mutex_lock(&collect_lock);
-    /* A stop may have come between: then the rest is in `final_spans`. */
-    if (current == c) spans = take_all_spans();
     pthread_mutex_unlock(&collect_lock);
-    return spans;
 }
 
 static bool look_at_rings(const struct collector *c) {
@@ -121,17 +110,34 @@ static bool look_at_rings(const struct collector *c) {
     return spans_due;
 }
 
-static void deliver_spans(struct collector *c, struct sp_feed_batch *spans) {
-    while (spans != NULL) {
-        struct sp_feed_batch *next = spans->next;
-        c->host.spans(c->host.context, spans);
-        spans = next;
+/* What there is to tell of single spans. */
+static struct sp_round take_round(struct collector *c) {
+    struct sp_round round = {.over = NULL};
+    pthread_mutex_lock(&collect_lock);
+    /* A stop may have come between: then the rest is in `final_round`. */
+    if (current == c) sp_round_read(&round, c->roster, false);
+    pthread_mutex_unlock(&collect_lock);
+    return round;
+}
+
+static void deliver_round(struct collector *c, struct sp_round *round,
+                          enum sp_round_kind kind) {
+    if (c->roster != NULL)
+        sp_roster_tell(c->roster, round, kind, c->host.updates, c->host.context);
+    for (struct sp_feed_batch *batch = round->over, *next; batch != NULL;
+         batch = next) {
+        next = batch->next;
+        if (c->host.spans != NULL)
+            c->host.spans(c->host.context, batch);
+        else
+            sp_feed_batch_free(batch);
     }
+    sp_round_free(round);
 }
 
 /* --- the reporter thread ---------------------------------------------------- */
 
-enum due { DUE_SPANS, DUE_REPORT, DUE_LAST };
+enum due { DUE_SPANS, DUE_REPORT, DUE_FLUSH, DUE_LAST };
 
 static bool is_before(const struct timespec *a, const struct timespec *b) {
     return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
@@ -141,7 +147,7 @@ static bool is_before(const struct timespec *a, const struct timespec *b) {
  * come. With a feed no longer than until it is time to look at the rings. */
 static bool wait_a_while(struct collector *c, const struct timespec *deadline) {
     struct timespec look;
-    bool looks = c->host.spans != NULL;
+    bool looks = has_feed(c);
     if (looks) look = deadline_after(LOOK);
     if (looks && (deadline == NULL || is_before(&look, deadline))) {
         if (pthread_cond_timedwait(&c->changed, &c->mutex, &look) == ETIMEDOUT &&
@@ -165,7 +171,9 @@ static enum due wait_until_due(struct collector *c, const struct timespec *repor
         if (!wait_a_while(c, deadline)) break;
     if (c->stopping)
         due = DUE_LAST;
-    else if (c->spans_due && c->requested == c->begun)
+    else if (c->requested != c->begun)
+        due = DUE_FLUSH;
+    else if (c->spans_due)
         due = DUE_SPANS;
     c->spans_due = false;
     if (due != DUE_SPANS) c->begun = c->requested;
@@ -183,6 +191,21 @@ static struct sp_profile *take_delta(struct collector *c, bool last) {
     return profile;
 }
 
+static bool has_come(const struct timespec *time) {
+    struct timespec now = deadline_after(0);
+    return is_before(time, &now);
+}
+
+/* What is told of single spans. */
+static enum sp_round_kind kind_of(struct collector *c, enum due due) {
+    if (due == DUE_LAST) return SP_ROUND_LAST;
+    if (due == DUE_SPANS) return SP_ROUND_OVER;
+    if (due == DUE_REPORT && !has_come(&c->heap_due_at)) return SP_ROUND_REPORT;
+    /* Reports are not quite as regular as that. */
+    c->heap_due_at = deadline_after(c->heap_interval - c->heap_interval / 10);
+    return SP_ROUND_HEAP;
+}
+
 static void *run(void *argument) {
     struct collector *c = argument;
     pthread_detach(pthread_self());
@@ -198,8 +221,10 @@ static void *run(void *argument) {
     for (bool last = false; !last;) {
         enum due due = wait_until_due(c, &report_at);
         last = due == DUE_LAST;
-        if (c->host.spans != NULL)
-            deliver_spans(c, last ? c->final_spans : take_spans(c));
+        if (has_feed(c)) {
+            struct sp_round spans = last ? c->final_round : take_round(c);
+            deliver_round(c, &spans, kind_of(c, due));
+        }
         if (due == DUE_SPANS) continue;
         uint64_t round = c->begun; /* only this thread changes it */
         c->host.report(c->host.context, take_delta(c, last), last);
@@ -234,7 +259,7 @@ static bool spawn(struct collector *c) {
 enum sp_start_status sp_start(const struct sp_session_config *config,
                               const struct sp_host *host) {
     sp_fork_install();
-    struct collector *c = host != NULL ? collector_new(host) : NULL;
+    struct collector *c = host != NULL ? collector_new(host, config) : NULL;
     if (host != NULL && c == NULL) return SP_START_NO_THREAD;
     pthread_mutex_lock(&collect_lock);
     enum sp_start_status status = SP_STARTED;
@@ -252,7 +277,8 @@ enum sp_start_status sp_start(const struct sp_session_config *config,
             pthread_mutex_lock(&c->mutex);
             while (!c->running) pthread_cond_wait(&c->changed, &c->mutex);
             pthread_mutex_unlock(&c->mutex);
-            if (host->spans != NULL) set_feeding(c);
+            if (has_feed(c))
+                atomic_store_explicit(&sp_feed_is_due, wake, memory_order_release);
         }
     }
     pthread_mutex_unlock(&collect_lock);
@@ -312,21 +338,20 @@ bool sp_stop(int64_t timeout, struct sp_profile **final) {
     }
     struct collector *c = current;
     current = NULL;
-    set_feeding(NULL);
     struct sp_profile *delta = NULL;
-    struct sp_feed_batch *spans = NULL;
+    struct sp_round round = {.over = NULL};
     if (c != NULL && c->host.want_profile)
         delta = sp_collect_delta(final);
     else
         *final = sp_collect_cumulative();
-    if (c != NULL && c->host.spans != NULL) spans = take_all_spans();
+    if (c != NULL && has_feed(c)) sp_round_read(&round, c->roster, true);
     sp_session_end();
     pthread_mutex_unlock(&collect_lock);
     if (c == NULL) return true;
 
     pthread_mutex_lock(&c->mutex);
     c->final = delta;
-    c->final_spans = spans;
+    c->final_round = round;
     c->stopping = true;
     pthread_cond_broadcast(&c->changed);
     bool done = wait_for(c, timeout, is_ended, 0);
@@ -352,7 +377,5 @@ void sp_collector_unlock(void) {
 void sp_collector_relock_in_child(void) {
     collect_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     current = NULL; /* the thread is the parent's; so is its state, left as it is */
-    feeding_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    feeding = NULL;
     sp_collect_reset();
 }

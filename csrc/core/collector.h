@@ -10,20 +10,24 @@
 
 #include "feed_read.h"
 #include "profile.h"
+#include "roster.h"
 #include "session.h"
 
 /* Called on the reporter thread, never concurrently. sp_start waits for `begin`, which
  * must be brief; the others may block. `report` takes over `profile`, the values since
  * its last call; NULL if the host wants none, if a stop came between (they are in the
  * last report then), or out of memory (they come with the next one). `last` is true
- * once, at the end. `spans` takes over spans that are over, as many as there were,
- * before each report, and between reports as soon as many wait. */
+ * once, at the end. `updates` tells of single spans (roster.h) and `spans` takes over
+ * those that are over, in that order, before each report, and between reports as soon
+ * as many wait. */
 struct sp_host {
     void *context;
     void (*begin)(void *context);
     void (*report)(void *context, struct sp_profile *profile, bool last);
-    void (*spans)(void *context, struct sp_feed_batch *batch); /* NULL: no feed */
-    void (*end)(void *context);                                /* frees the context */
+    /* Without either of these the session needs no feed. */
+    void (*updates)(void *context, const struct sp_span_updates *updates); /* or NULL */
+    void (*spans)(void *context, struct sp_feed_batch *batch);             /* or NULL */
+    void (*end)(void *context); /* frees the context */
     bool want_profile;
     uint64_t interval; /* ns between reports; 0: only at flush and stop */
 };

@@ -193,6 +193,66 @@ class OpenSpan:
     frame: Frame
 
 
+ROUNDS = ("over", "report", "heap", "last")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a roster tells of a span at one time; None: nothing of that kind."""
+
+    id: int
+    scope: tuple[int, ...] | None  # with it, that it was created
+    frame: Frame | None
+    values: dict[str, int] | None  # since the last time
+    heap: tuple[int, int] | None  # blocks, bytes
+    destroyed: bool
+
+
+class Roster:
+    """What reporters know of single spans."""
+
+    def __init__(self, core: Core, with_heap: bool = False) -> None:
+        self.core = core
+        self.pointer = core.lib.sp_roster_new(with_heap)
+        assert self.pointer != core.ffi.NULL
+
+    def free(self) -> None:
+        self.core.lib.sp_roster_free(self.pointer)
+
+    def round(self, kind: str) -> list[Update]:
+        lib = self.core.lib
+        count = lib.spt_roster_round(self.pointer, ROUNDS.index(kind))
+        updates, scopes = lib.spt_roster_updates(), lib.spt_roster_scopes()
+        return [self._update(updates[n], scopes) for n in range(count)]
+
+    def _update(self, update: Any, scopes: Any) -> Update:
+        core, start = self.core, update.scope_start
+        created = update.what & 1
+        return Update(
+            id=update.id,
+            scope=tuple(scopes[start : start + update.scope_count])
+            if created
+            else None,
+            frame=(core.callsite_name(update.callsite), core.labels_of(update.labels))
+            if created
+            else None,
+            values={
+                "wall_busy": update.wall_busy,
+                "wall_idle": update.wall_idle,
+                "cpu_user": update.cpu_user,
+                "cpu_system": update.cpu_system,
+                "alloc_objects": update.alloc_objects,
+                "alloc_space": update.alloc_space,
+            }
+            if update.what & 2
+            else None,
+            heap=(update.inuse_objects, update.inuse_space)
+            if update.what & 4
+            else None,
+            destroyed=bool(update.what & 8),
+        )
+
+
 @dataclass(eq=False)
 class Span:
     core: Core

@@ -169,6 +169,22 @@ void sp_open_spans_free(struct sp_open_spans *spans);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
 void spt_feed_limit(uint64_t limit);
 
+struct sp_roster;
+struct sp_roster *sp_roster_new(bool with_heap);
+void sp_roster_free(struct sp_roster *roster);
+struct sp_span_update {
+    uint64_t id;
+    uint32_t what;
+    uint32_t callsite, labels;
+    uint32_t scope_start, scope_count;
+    uint64_t wall_busy, wall_idle, cpu_user, cpu_system;
+    uint64_t alloc_objects, alloc_space;
+    uint64_t inuse_objects, inuse_space;
+};
+size_t spt_roster_round(struct sp_roster *roster, int kind);
+const struct sp_span_update *spt_roster_updates(void);
+const uint64_t *spt_roster_scopes(void);
+
 struct sp_thread *spt_thread_new(unsigned key);
 struct sp_thread *spt_thread_ready(struct sp_thread *thread);
 struct sp_thread *spt_thread_mine(void);

@@ -7,6 +7,7 @@
 #include "../../csrc/core/collector.h"
 #include "../../csrc/core/heap_span.h"
 #include "../../csrc/core/pprof.h"
+#include "../../csrc/core/roster.h"
 #include "../../csrc/core/span.h"
 #include "../../csrc/core/stats.h"
 
@@ -435,6 +436,52 @@ bool spt_rseq_is_live(void) {
     struct timespec nap = {0, 1000000};
     nanosleep(&nap, NULL);
     return *clock.marker != clock.armed;
+}
+
+/* --- the roster -------------------------------------------------------------- */
+
+/* Updates of the last round, kept. */
+static struct {
+    struct sp_span_update *items;
+    uint64_t *scopes;
+    size_t count, scope_count;
+} kept;
+
+static void keep(void *context, const struct sp_span_updates *updates) {
+    (void)context;
+    kept.items =
+        realloc(kept.items, (kept.count + updates->count) * sizeof *kept.items);
+    for (uint32_t n = 0; n < updates->count; n++) {
+        struct sp_span_update *item = &kept.items[kept.count++];
+        *item = updates->items[n];
+        kept.scopes = realloc(kept.scopes, (kept.scope_count + item->scope_count + 1) *
+                                               sizeof *kept.scopes);
+        memcpy(kept.scopes + kept.scope_count, updates->scopes + item->scope_start,
+               item->scope_count * sizeof *kept.scopes);
+        item->scope_start = (uint32_t)kept.scope_count;
+        kept.scope_count += item->scope_count;
+    }
+}
+
+size_t spt_roster_round(struct sp_roster *roster, int kind) {
+    kept.count = kept.scope_count = 0;
+    struct sp_round round = {.over = NULL};
+    sp_round_read(&round, roster, kind == SP_ROUND_LAST);
+    sp_roster_tell(roster, &round, (enum sp_round_kind)kind, keep, NULL);
+    while (round.over != NULL) {
+        struct sp_feed_batch *next = round.over->next;
+        sp_feed_batch_free(round.over);
+        round.over = next;
+    }
+    sp_round_free(&round);
+    return kept.count;
+}
+
+const struct sp_span_update *spt_roster_updates(void) {
+    return kept.items;
+}
+const uint64_t *spt_roster_scopes(void) {
+    return kept.scopes;
 }
 
 /* --- a host for the collector ------------------------------------------------ */
