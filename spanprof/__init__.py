@@ -17,7 +17,15 @@ PYTEST_DONT_REWRITE: pytest would rewrite the assertions of a package that has a
 and warn where ``spanprof run`` has imported it already.
 """
 
-from ._core import Span, current_span
+from ._core import (
+    Span,
+    SpanAllocations,
+    SpanCpuTime,
+    SpanHeap,
+    SpanMetadata,
+    SpanWallTime,
+    current_span,
+)
 from .config import ProfileConfig
 from .counters import Stats, stats
 from .profiles import Callsite, Leak, Profile, Sample, TopRow
@@ -61,6 +69,11 @@ __all__ = [
     "Sample",
     "Session",
     "Span",
+    "SpanAllocations",
+    "SpanCpuTime",
+    "SpanHeap",
+    "SpanMetadata",
+    "SpanWallTime",
     "Stats",
     "TopRow",
     "__version__",

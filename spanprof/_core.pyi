@@ -8,7 +8,7 @@ Times are in nanoseconds. A *metric* is one stored number per node
 of two (``SERIES``).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final
 
@@ -126,6 +126,93 @@ class SpanBatch:
     def __iter__(self) -> Iterator[ClosedSpan]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
+class SpanMetadata:
+    """What a span is."""
+
+    def __new__(
+        cls,
+        scope: Iterable[int],
+        callsite: int,
+        target: str,
+        span_name: str,
+        file: str,
+        line: int,
+        labels: Mapping[str, str] = ...,
+    ) -> Self: ...
+    @property
+    def scope(self) -> tuple[int, ...]:
+        """Ids of the span and of its ancestors: itself first, the root last. It ends
+        early at a span that was dropped."""
+    @property
+    def callsite(self) -> int:
+        """A number for its place in the source, the same as long as the process
+        lives."""
+    @property
+    def target(self) -> str:
+        """The ``__name__`` of the module that opened it."""
+    @property
+    def span_name(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its recorded labels, in a mapping that cannot be changed."""
+
+@final
+class SpanCpuTime:
+    def __new__(cls, elapsed_user_nanos: int, elapsed_system_nanos: int) -> Self: ...
+    @property
+    def elapsed_user_nanos(self) -> int: ...
+    @property
+    def elapsed_system_nanos(self) -> int: ...
+
+@final
+class SpanWallTime:
+    def __new__(cls, elapsed_busy_nanos: int, elapsed_idle_nanos: int) -> Self: ...
+    @property
+    def elapsed_busy_nanos(self) -> int: ...
+    @property
+    def elapsed_idle_nanos(self) -> int: ...
+
+@final
+class SpanAllocations:
+    def __new__(cls, allocation_count: int, allocated_bytes: int) -> Self: ...
+    @property
+    def allocation_count(self) -> int: ...
+    @property
+    def allocated_bytes(self) -> int: ...
+
+@final
+class SpanHeap:
+    def __new__(cls, in_use_bytes: int, in_use_count: int) -> Self: ...
+    @property
+    def in_use_bytes(self) -> int: ...
+    @property
+    def in_use_count(self) -> int: ...
+
+SPAN_METHODS: Final[tuple[str, ...]]
+"""Names of a reporter's methods for single spans, in the order of
+``SpanUpdates.deliver``."""
+
+@final
+class SpanUpdates:
+    """News of single spans; valid while the core tells of them."""
+
+    def deliver(
+        self,
+        methods: tuple[Callable[..., object] | None, ...],
+        on_error: Callable[[str, BaseException], object],
+        /,
+    ) -> None:
+        """Call one reporter's methods. What one of them raises goes to ``on_error``,
+        with the method's name."""
+    @property
+    def calling(self) -> str | None:
+        """Which method is being called; None between calls."""
+
 def set_span_maker(maker: Callable[[tuple[int, ...]], object], /) -> None:
     """What makes the objects of ``batch[i]`` of a record's numbers."""
 
@@ -143,8 +230,11 @@ def session_start(
     report_interval: float,
     heap_snapshot_interval: float,
     on_report: Callable[[ProfileData | None, bool], None] | None,
+    on_updates: Callable[[SpanUpdates], None] | None,
     on_spans: Callable[[SpanBatch], None] | None,
     max_pending_spans: int,
+    max_closed_heap_spans: int,
+    heap_by_span: bool,
     want_profile: bool,
 ) -> None:
     """Start the process's one session; RuntimeError if one runs.

@@ -91,8 +91,9 @@ class ProfileConfig:
     next one, nothing is dropped."""
 
     max_closed_heap_spans: int = 1000
-    """Most finished spans that are kept for memory still in use. Reserved for
-    live-heap tracking, without effect in this release."""
+    """Most finished spans whose memory in use is told by span
+    (:meth:`Reporter.span_heap`). The smallest of more are given up, and counted: what
+    they have in use counts for their stack alone."""
 
     max_nodes: int = 100_000
     """Most distinct stacks of spans; what is over goes to one node "(other)" per
@@ -103,8 +104,8 @@ class ProfileConfig:
 
     max_pending_spans: int = 200_000
     """Most finished spans per thread that wait for reporters that want single spans
-    (:meth:`Reporter.spans`); further ones are dropped, and counted. Each
-    that waits takes 96 bytes."""
+    (:meth:`Reporter.spans`, :meth:`Reporter.span_created` and so on); further ones are
+    dropped, and counted. Each that waits takes 96 bytes."""
 
     on_fork: OnFork = "restart"
     """What becomes of the session in the child after a fork."""

@@ -12,13 +12,13 @@ import time
 
 from . import _core
 from .counters import count
-from .logs import ERROR, LimitedLog, logger
+from .logs import ERROR, LimitedLog
 from .profiles import Profile
-from .reporters.base import UNSUPPORTED, Reporter, overrides
+from .reporters.base import KINDS, Reporter, overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .config import ProfileConfig
 
@@ -31,6 +31,11 @@ class Delivery:
         self._profilers = [each for each in reporters if overrides(each, "profile")]
         self._flushers = [each for each in reporters if overrides(each, "flush")]
         self._spanners = [each for each in reporters if overrides(each, "spans")]
+        self._watchers = [
+            (each, methods)
+            for each in reporters
+            if any(methods := _span_methods(each, config))
+        ]
         self._beginners = [each for each in reporters if overrides(each, "init")]
         self._reporters = tuple(reporters)
         self._log = LimitedLog()
@@ -43,9 +48,9 @@ class Delivery:
             self._ended.set()
         # Below: written on the reporter thread alone; `_calling` is read by others.
         self._thread: int | None = None
+        self._has_begun = False
         self._held: _core.ProfileData | None = None
-        self._held_spans: list[_core.SpanBatch] = []
-        self._calling: tuple[Reporter, str] | None = None
+        self._calling: tuple[Reporter, str | _core.SpanUpdates] | None = None
 
     @property
     def want_profile(self) -> bool:
@@ -56,6 +61,16 @@ class Delivery:
         return bool(self._spanners)
 
     @property
+    def want_updates(self) -> bool:
+        return bool(self._watchers)
+
+    @property
+    def want_span_heap(self) -> bool:
+        """Whether somebody asks what single spans have in use."""
+        asked = [_core.SPAN_METHODS.index(n) for n in ("span_heap", "span_destroyed")]
+        return any(methods[n] for _, methods in self._watchers for n in asked)
+
+    @property
     def is_here(self) -> bool:
         """Whether the calling thread is the reporter thread."""
         return self._thread == threading.get_ident()
@@ -64,7 +79,12 @@ class Delivery:
     def calling(self) -> str | None:
         """Which reporter is being called, and how; None if none is."""
         calling = self._calling
-        return f"{_name(calling[0])}.{calling[1]}()" if calling else None
+        if calling is None:
+            return None
+        reporter, method = calling
+        if not isinstance(method, str):
+            method = method.calling or "span_created"  # is about to be
+        return f"{_name(reporter)}.{method}()"
 
     def flush(self, timeout: float | None) -> bool:
         """Have everything reported; False if that took longer than ``timeout``."""
@@ -94,14 +114,9 @@ class Delivery:
 
     def on_report(self, data: _core.ProfileData | None, last: bool) -> None:
         """Called by the core, on the reporter thread."""
+        self._begin()
         if not self._begun.is_set():
-            self._thread = threading.get_ident()
-            for reporter in self._beginners:
-                self._call(reporter, "init", self._config)
             self._begun.set()
-            held, self._held_spans = self._held_spans, []
-            for batch in held:
-                self.on_spans(batch)
             if not last:
                 # The call that start() asked for, so that init() need not wait for the
                 # first report. What was measured meanwhile goes into that one.
@@ -129,34 +144,58 @@ class Delivery:
 
     def on_spans(self, batch: _core.SpanBatch) -> None:
         """Called by the core, on the reporter thread."""
-        if not self._begun.is_set():
-            self._held_spans.append(batch)  # init() comes first
-            return
+        self._begin()
         for reporter in self._spanners:
             self._call(reporter, "spans", batch)
+
+    def on_updates(self, updates: _core.SpanUpdates) -> None:
+        """Called by the core, on the reporter thread."""
+        self._begin()
+        for reporter, methods in self._watchers:
+            self._calling = reporter, updates
+            try:
+                updates.deliver(methods, self._failure_of(reporter))
+            finally:
+                self._calling = None
+
+    def _begin(self) -> None:
+        """Whatever is called first, ``init()`` comes before it."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        self._thread = threading.get_ident()
+        for reporter in self._beginners:
+            self._call(reporter, "init", self._config)
 
     def _call(self, reporter: Reporter, method: str, *arguments: object) -> None:
         self._calling = reporter, method
         try:
             getattr(reporter, method)(*arguments)
         except BaseException as error:  # SystemExit as well: it would end the thread
-            count("reporter_errors")
-            message = f"{_name(reporter)}.{method}() failed"
-            self._log.log((id(reporter), method), ERROR, message, error)
+            self._failed(reporter, method, error)
         finally:
             self._calling = None
 
+    def _failed(self, reporter: Reporter, method: str, error: BaseException) -> None:
+        count("reporter_errors")
+        message = f"{_name(reporter)}.{method}() failed"
+        self._log.log((id(reporter), method), ERROR, message, error)
 
-def warn_of_unsupported(reporters: Sequence[Reporter]) -> None:
-    """Tell of methods that wait in vain. Once for each class and session."""
-    for kind in {type(each): each for each in reporters}.values():
-        methods = [each for each in UNSUPPORTED if overrides(kind, each)]
-        if methods:
-            logger.warning(
-                "%s overrides %s: not called in this release, see spans()",
-                type(kind).__qualname__,
-                ", ".join(methods),
-            )
+    def _failure_of(self, reporter: Reporter) -> Callable[[str, BaseException], None]:
+        return lambda method, error: self._failed(reporter, method, error)
+
+
+def _span_methods(
+    reporter: Reporter, config: ProfileConfig
+) -> tuple[Callable[..., object] | None, ...]:
+    """The reporter's own methods for single spans, in the core's order; None where it
+    has none, or what it would be told is not tracked."""
+    return tuple(
+        getattr(reporter, name)
+        if overrides(reporter, name) and KINDS.get(name, "calls") in config.tracked
+        else None
+        for name in _core.SPAN_METHODS
+    )
 
 
 def _name(reporter: Reporter) -> str:

@@ -77,8 +77,11 @@ class Session:
             report_interval=config.report_interval,
             heap_snapshot_interval=config.heap_snapshot_interval,
             on_report=delivery.on_report if self._reporters else None,
+            on_updates=delivery.on_updates if delivery.want_updates else None,
             on_spans=delivery.on_spans if delivery.want_spans else None,
             max_pending_spans=config.max_pending_spans,
+            max_closed_heap_spans=config.max_closed_heap_spans,
+            heap_by_span=delivery.want_span_heap,
             want_profile=delivery.want_profile,
         )
         if self._reporters:
@@ -225,11 +228,7 @@ def start(
     config = _configure(config, fields)
     chosen = _check_reporters(reporters)
     with _lock:
-        session = _start(config, chosen, blocks=-1)
-    from .delivery import warn_of_unsupported
-
-    warn_of_unsupported(chosen)
-    return session
+        return _start(config, chosen, blocks=-1)
 
 
 def stop(timeout: float | None = None) -> bool:

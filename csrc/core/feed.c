@@ -126,13 +126,15 @@ static struct sp_cell *cell_of(const struct sp_feed_base *base) {
     return atomic_load_explicit(&base->cell, memory_order_relaxed);
 }
 
-/* Around changes of bases that stay. */
-static void begin_change(struct sp_feed *feed) {
+bool sp_feed_begin_change(struct sp_feed *feed) {
     uint32_t sequence = atomic_load_explicit(&feed->sequence, memory_order_relaxed);
+    if (sequence % 2 == 1) return false;
     atomic_store_explicit(&feed->sequence, sequence + 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
+    return true;
 }
-static void end_change(struct sp_feed *feed) {
+void sp_feed_end_change(struct sp_feed *feed, bool begun) {
+    if (!begun) return;
     uint32_t sequence = atomic_load_explicit(&feed->sequence, memory_order_relaxed);
     atomic_store_explicit(&feed->sequence, sequence + 1, memory_order_release);
 }
@@ -200,7 +202,6 @@ static SP_COLD void leave_shared(struct sp_feed *feed, uint32_t number,
         sp_feed_subtract(used, &theirs);
         break;
     }
-    begin_change(feed);
     for (uint32_t below = 0; below < number; below++) {
         struct sp_feed_base *base = sp_feed_base_at(feed, below);
         if (cell_of(base) != cell) continue;
@@ -208,7 +209,6 @@ static SP_COLD void leave_shared(struct sp_feed *feed, uint32_t number,
         sp_feed_add(&before, used);
         set_before(base, &before);
     }
-    end_change(feed);
     if (sp_feed_base_at(feed, number)->irregular) feed->irregular--;
 }
 
@@ -229,11 +229,9 @@ static void copy_base(struct sp_feed_base *to, const struct sp_feed_base *from) 
 static SP_COLD void leave_middle(struct sp_thread *thread, uint32_t number) {
     struct sp_feed *feed = &thread->feed;
     uint32_t count = count_of(feed);
-    begin_change(feed);
     for (uint32_t n = number; n + 1 < count; n++)
         copy_base(sp_feed_base_at(feed, n), sp_feed_base_at(feed, n + 1));
     set_count(feed, count - 1);
-    end_change(feed);
     for (struct sp_span *s = thread->top; s != NULL; s = s->below)
         if (s->feed_number > number + 1) s->feed_number--;
 }
@@ -279,6 +277,9 @@ static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_
     uint32_t number = span->feed_number - 1;
     struct sp_feed_base *base = sp_feed_base_at(feed, number);
     struct sp_feed_used used = used_since(base);
+    bool is_top = number + 1 == count_of(feed), changes = false;
+    if (SP_UNLIKELY(feed->irregular != 0 || !is_top))
+        changes = sp_feed_begin_change(feed);
     if (SP_UNLIKELY(feed->irregular != 0)) leave_shared(feed, number, &used);
     if (SP_UNLIKELY(used.cpu >= SPLIT_FROM)) sp_span_split_system(thread);
     whole->system += take_system(cell_of(base), used.cpu);
@@ -289,10 +290,11 @@ static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_
         tell(feed, span, whole, wall);
     }
     span->feed_number = 0;
-    if (SP_LIKELY(number + 1 == count_of(feed)))
+    if (SP_LIKELY(is_top))
         set_count(feed, number);
     else
         leave_middle(thread, number);
+    sp_feed_end_change(feed, changes);
 }
 
 static SP_COLD void leave_opened(struct sp_thread *thread, struct sp_span *span,

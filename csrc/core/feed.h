@@ -109,6 +109,11 @@ void sp_feed_adopt(struct sp_feed *feed);
 /* In a child after fork: what waits is the parent's, and the values are zero. */
 void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall);
 
+/* Around changes of bases that stay, and of spans that may share a cell with others, so
+ * that nobody sees the half of them. False if that has begun already. */
+bool sp_feed_begin_change(struct sp_feed *feed);
+void sp_feed_end_change(struct sp_feed *feed, bool begun);
+
 /* The span has been entered, its boundary charged. */
 void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t parent,
                    bool irregular);

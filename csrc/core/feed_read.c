@@ -193,25 +193,41 @@ static uint32_t still_there(const struct sp_feed *feed, const struct seen *seen,
     return count;
 }
 
-/* The thread's bases, the innermost last, as many as stayed there meanwhile; those that
- * did not are over, or have only just begun. False if it would not hold still. */
-static bool read_bases(const struct sp_feed *feed, struct seen **seen, size_t *room,
-                       uint32_t *count) {
+/* One thread's spans: its bases, the innermost last. */
+struct stack {
+    struct seen *items;
+    size_t room;
+    uint32_t count;
+    bool runs;
+    struct sp_running running;
+};
+
+/* As many bases as stayed there meanwhile; those that did not are over, or have only
+ * just begun. False out of memory. */
+static bool read_bases(struct stack *stack, const struct sp_feed *feed) {
+    uint32_t there = atomic_load_explicit(&feed->count, memory_order_acquire), n = 0;
+    for (; n < there; n++) {
+        struct seen *items = grown(stack->items, &stack->room, n, sizeof *items);
+        if (items == NULL) return false;
+        stack->items = items;
+        if (!read_base(feed, n, &items[n])) break;
+    }
+    stack->count = still_there(feed, stack->items, n);
+    return true;
+}
+
+/* False if the thread would not hold still, or out of memory. */
+static bool read_stack(struct stack *stack, const struct sp_thread *thread) {
+    const struct sp_feed *feed = &thread->feed;
     for (int attempt = 0; attempt < 100; attempt++) {
         uint32_t before = atomic_load_explicit(&feed->sequence, memory_order_acquire);
-        uint32_t there = atomic_load_explicit(&feed->count, memory_order_acquire);
-        uint32_t n = 0;
-        for (; before % 2 == 0 && n < there; n++) {
-            struct seen *items = grown(*seen, room, n, sizeof *items);
-            if (items == NULL) return false;
-            *seen = items;
-            if (!read_base(feed, n, &items[n])) break;
+        if (before % 2 == 0) {
+            stack->runs = sp_thread_read_running(thread, &stack->running);
+            if (!read_bases(stack, feed)) return false;
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&feed->sequence, memory_order_relaxed) == before)
+                return true;
         }
-        *count = still_there(feed, *seen, n);
-        atomic_thread_fence(memory_order_acquire);
-        if (before % 2 == 0 &&
-            atomic_load_explicit(&feed->sequence, memory_order_relaxed) == before)
-            return true;
         if (attempt % 20 == 19) sched_yield();
     }
     sp_count(&sp_stats.running_skipped);
@@ -233,19 +249,17 @@ static struct sp_feed_used used_by(const struct seen *seen, uint32_t number,
 }
 
 static void read_thread(struct reading *reading, const struct sp_thread *thread,
-                        struct seen **seen, size_t *room) {
-    struct sp_running running;
-    bool runs = sp_thread_read_running(thread, &running);
-    uint32_t count;
-    if (!read_bases(&thread->feed, seen, room, &count)) {
+                        struct stack *stack) {
+    if (!read_stack(stack, thread)) {
         reading->spans->complete = false;
         return;
     }
+    uint32_t count = stack->count;
     for (uint32_t n = 0; n < count; n++) {
-        const struct seen *item = &(*seen)[n];
-        struct sp_feed_used used = used_by(*seen, n, count);
-        if (n + 1 == count && runs && running.cell == item->cell)
-            sp_running_add(&running, item->now.busy, item->now.cpu, &used.busy,
+        const struct seen *item = &stack->items[n];
+        struct sp_feed_used used = used_by(stack->items, n, count);
+        if (n + 1 == count && stack->runs && stack->running.cell == item->cell)
+            sp_running_add(&stack->running, item->now.busy, item->now.cpu, &used.busy,
                            &used.cpu);
         uint64_t system = item->system < used.cpu ? item->system : used.cpu;
         if (!item->opened)
@@ -285,21 +299,20 @@ static void add_opened(void *context, const struct sp_span *span) {
 void sp_feed_read_open(struct sp_open_spans *spans) {
     uint32_t generation = sp_session_running();
     struct reading reading = {.spans = spans};
-    struct seen *seen = NULL;
-    size_t room = 0;
+    struct stack stack = {.items = NULL};
     spans->count = 0;
     spans->complete = true;
     sp_spans_lock(); /* opened spans are neither entered nor left meanwhile */
     reading.wall = sp_clock_wall();
     for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
-        if (is_readable(t, generation)) read_thread(&reading, t, &seen, &room);
+        if (is_readable(t, generation)) read_thread(&reading, t, &stack);
     if (reading.entered_count != 0)
         qsort(reading.entered, reading.entered_count, sizeof *reading.entered,
               by_total);
     sp_span_each_opened(generation, add_opened, &reading);
     sp_spans_unlock();
     free(reading.entered);
-    free(seen);
+    free(stack.items);
 }
 
 void sp_open_spans_free(struct sp_open_spans *spans) {

@@ -64,14 +64,20 @@ static SP_COLD void split_touch(struct sp_thread *thread, struct sp_cell *cell) 
 
 /* --- the boundary --------------------------------------------------------- */
 
+/* From here on the thread is at a boundary. Said before the clock is read: one that is
+ * descheduled right after is not taken for a span that runs on. */
+static inline uint32_t begin_boundary(struct sp_thread *thread) {
+    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    return sequence;
+}
+
 /* Charge the time since the last boundary to the cell that ran, make `next` the
  * running cell. Every enter and exit is this and a push or a pop. */
 static inline void charge(struct sp_thread *thread, struct sp_cell *cell,
                           struct sp_cell *next, const struct sp_moment *last,
-                          const struct sp_moment *now) {
-    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
-    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
+                          const struct sp_moment *now, uint32_t sequence) {
     sp_add(&cell->value[SP_VALUE_BUSY], now->wall - last->wall);
     sp_add(&cell->value[SP_VALUE_CPU], now->cpu - last->cpu);
     sp_store(&thread->at_wall, now->wall);
@@ -84,10 +90,11 @@ static void boundary(struct sp_thread *thread, struct sp_cell *next) {
     struct sp_cell *cell = current_cell(thread);
     struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
     struct sp_moment now;
+    uint32_t sequence = begin_boundary(thread);
     bool fresh = sp_clock_now(&thread->clock, &last, &now);
     if (thread->clock.want_cpu && SP_UNLIKELY(cell->split != thread->split_round))
         split_touch(thread, cell);
-    charge(thread, cell, next, &last, &now);
+    charge(thread, cell, next, &last, &now, sequence);
     if (SP_UNLIKELY(fresh)) split_system(thread);
     sp_heap_tick(now.wall);
 }
@@ -98,10 +105,14 @@ static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *n
     struct sp_cell *cell = current_cell(thread);
     struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
     struct sp_moment now;
-    if (SP_UNLIKELY(cell->split != thread->split_round && thread->clock.want_cpu) ||
-        !sp_clock_now_quick(&thread->clock, &last, &now))
+    if (SP_UNLIKELY(cell->split != thread->split_round && thread->clock.want_cpu))
         return false;
-    charge(thread, cell, next, &last, &now);
+    uint32_t sequence = begin_boundary(thread);
+    if (SP_UNLIKELY(!sp_clock_now_quick(&thread->clock, &last, &now))) {
+        atomic_store_explicit(&thread->sequence, sequence, memory_order_relaxed);
+        return false;
+    }
+    charge(thread, cell, next, &last, &now, sequence);
     return true;
 }
 
@@ -123,11 +134,17 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     span->cell = cell;
     span->thread = thread;
     set_state(span, SP_SPAN_ENTERED);
+    bool irregular = thread->feed.on && cell->parent != span->outer->path;
+    bool changes = false;
+    if (SP_UNLIKELY(irregular)) {
+        span->slow_exit = true; /* see pop */
+        changes = sp_feed_begin_change(&thread->feed);
+    }
     boundary(thread, cell);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
-    if (SP_UNLIKELY(thread->feed.on))
-        sp_feed_enter(thread, span, parent, cell->parent != span->outer->path);
+    if (SP_UNLIKELY(thread->feed.on)) sp_feed_enter(thread, span, parent, irregular);
+    if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -194,11 +211,15 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
 /* --- leaving the stack ---------------------------------------------------- */
 
 static inline void pop(struct sp_thread *thread, struct sp_span *span) {
+    bool irregular = thread->feed.on && thread->feed.irregular != 0;
+    bool changes = false;
+    if (SP_UNLIKELY(irregular)) changes = sp_feed_begin_change(&thread->feed);
     boundary(thread, span->outer);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
     if (SP_UNLIKELY(thread->feed.on))
         sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+    if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
 /* Take a span out from under others, which go on running: what they use is

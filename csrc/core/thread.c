@@ -178,6 +178,9 @@ struct sp_thread *sp_thread_list(void) {
     return atomic_load_explicit(&registry, memory_order_acquire);
 }
 
+/* What is left for later of the time of a span that runs. */
+#define MARGIN 1000u /* ns */
+
 /* The cell that runs, what it was charged, and when the thread's last boundary was, as
  * they were at one moment. */
 static bool read_boundary(const struct sp_thread *thread, struct sp_running *running,
@@ -212,8 +215,12 @@ bool sp_thread_read_running(const struct sp_thread *thread,
     if (!sp_session_config.track_cpu || !sp_clock_cpu_of(&thread->clock, &cpu)) cpu = 0;
     struct sp_moment at;
     if (!read_boundary(thread, running, &at) || running->cell != cell) return false;
-    running->busy = wall > at.wall ? wall - at.wall : 0;
-    running->cpu = cpu > at.cpu ? cpu - at.cpu : 0;
+    /* The thread's own clock may be behind by some nanoseconds, and its store of the
+     * sequence come to be seen that much late. What is told must not be more than what
+     * it will be charged. */
+    uint64_t margin = sp_clock_wall_kind() == SP_WALL_INJECTED ? 0 : MARGIN;
+    running->busy = wall > at.wall + margin ? wall - at.wall - margin : 0;
+    running->cpu = cpu > at.cpu + margin ? cpu - at.cpu - margin : 0;
     return true;
 }
 

@@ -89,6 +89,21 @@ static inline bool compat_is_attached_to_main(void) {
            PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
 }
 
+/* The exception that is set, which is so no longer. New reference. */
+static inline PyObject *compat_take_exception(void) {
+#if PY_VERSION_HEX >= 0x030c0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) PyException_SetTraceback(error, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return error;
+#endif
+}
+
 static inline struct _PyInterpreterFrame *compat_frame(void) {
 #if PY_VERSION_HEX >= 0x030d0000
     return compat_thread_state()->current_frame;

@@ -10,6 +10,8 @@ static int module_exec(PyObject *module) {
     if (span_function_init(module) < 0) return -1;
     if (profile_object_init(module) < 0) return -1;
     if (span_batch_init(module) < 0) return -1;
+    if (span_values_init(module) < 0) return -1;
+    if (span_updates_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
         state_first = state;
@@ -26,6 +28,11 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->ready_type);
     Py_VISIT(state->profile_type);
     Py_VISIT(state->batch_type);
+    Py_VISIT(state->updates_type);
+    for (int i = 0; i < SPAN_PAIRS; i++) Py_VISIT(state->pair_types[i]);
+    Py_VISIT(state->metadata_type);
+    Py_VISIT(state->sites);
+    Py_VISIT(state->label_sets);
     Py_VISIT(state->make_span);
     Py_VISIT(state->code_refs);
     return 0;
@@ -43,6 +50,11 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->ready_type);
     Py_CLEAR(state->profile_type);
     Py_CLEAR(state->batch_type);
+    Py_CLEAR(state->updates_type);
+    for (int i = 0; i < SPAN_PAIRS; i++) Py_CLEAR(state->pair_types[i]);
+    Py_CLEAR(state->metadata_type);
+    Py_CLEAR(state->sites);
+    Py_CLEAR(state->label_sets);
     Py_CLEAR(state->make_span);
     Py_CLEAR(state->code_refs);
     return 0;

@@ -6,10 +6,16 @@
 
 #include "../core/collector.h"
 
-/* Fills in a host that calls `callback(ProfileData | None, last)`, attached to
- * the calling interpreter only meanwhile. -1 with an exception. */
-int reporter_host_init(struct sp_host *host, ModuleState *state, PyObject *callback,
-                       PyObject *on_spans);
+/* What a host calls, attached to the calling interpreter only meanwhile. */
+struct reporter_calls {
+    PyObject *on_report;  /* (ProfileData | None, last) */
+    PyObject *on_updates; /* (SpanUpdates), valid in the call; or NULL */
+    PyObject *on_spans;   /* (SpanBatch); or NULL */
+};
+
+/* Fills in a host. -1 with an exception. */
+int reporter_host_init(struct sp_host *host, ModuleState *state,
+                       const struct reporter_calls *calls);
 
 /* For a host whose thread never came to be. */
 void reporter_host_discard(struct sp_host *host);

@@ -15,6 +15,8 @@
 
 /* Spans that may wait per thread: 12 GB of them. */
 #define MOST_PENDING ((uint64_t)1 << 27)
+/* Destroyed spans whose blocks are told apart: as many as the shadow map can name. */
+#define MOST_CLOSED ((uint64_t)1 << 23)
 
 /* Seconds, or None for no limit, as nanoseconds; -2 with an exception. */
 static int64_t timeout_of(PyObject *arg) {
@@ -61,24 +63,35 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                             "report_interval",
                             "heap_snapshot_interval",
                             "on_report",
+                            "on_updates",
                             "on_spans",
                             "max_pending_spans",
+                            "max_closed_heap_spans",
+                            "heap_by_span",
                             "want_profile",
                             NULL};
-    int wall, cpu, allocations, heap, want_profile;
-    PyObject *labels, *on_report, *on_spans;
-    unsigned long long max_nodes, max_label_values, sample_bytes, max_pending;
+    int wall, cpu, allocations, heap, by_span, want_profile;
+    PyObject *labels, *on_report, *on_updates, *on_spans;
+    unsigned long long max_nodes, max_label_values, sample_bytes, max_pending,
+        max_closed;
     double interval, heap_interval;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppppKO!KKddOOKp:session_start", names, &wall, &cpu,
+            args, kwargs, "$ppppKO!KKddOOOKKpp:session_start", names, &wall, &cpu,
             &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
-            &max_label_values, &interval, &heap_interval, &on_report, &on_spans,
-            &max_pending, &want_profile))
+            &max_label_values, &interval, &heap_interval, &on_report, &on_updates,
+            &on_spans, &max_pending, &max_closed, &by_span, &want_profile))
         return NULL;
     if (sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
         return NULL;
     }
+    const struct reporter_calls calls = {
+        on_report != Py_None ? on_report : NULL,
+        on_updates != Py_None ? on_updates : NULL,
+        on_spans != Py_None ? on_spans : NULL,
+    };
+    bool reports = calls.on_report != NULL;
+    bool has_feed = reports && (calls.on_updates != NULL || calls.on_spans != NULL);
     struct sp_session_config config = {
         .track_wall = wall,
         .track_cpu = cpu,
@@ -89,10 +102,11 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         .max_nodes = (uint32_t)(max_nodes < 100000000 ? max_nodes : 100000000),
         .max_label_values =
             (uint32_t)(max_label_values < UINT32_MAX ? max_label_values : UINT32_MAX),
+        .heap_by_span = heap && by_span,
+        .max_closed_heap_spans =
+            (uint32_t)(max_closed < MOST_CLOSED ? max_closed : MOST_CLOSED),
         .max_pending_spans =
-            on_report != Py_None && on_spans != Py_None
-                ? (max_pending < MOST_PENDING ? max_pending : MOST_PENDING)
-                : 0,
+            has_feed ? (max_pending < MOST_PENDING ? max_pending : MOST_PENDING) : 0,
     };
     const struct recorded_labels *recorded =
         recorded_labels_of(labels, config.max_label_values);
@@ -100,9 +114,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
 
     struct sp_host host = {.want_profile = want_profile,
                            .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
-    bool reports = on_report != Py_None;
-    if (reports && reporter_host_init(&host, state_of_module(module), on_report,
-                                      on_spans != Py_None ? on_spans : NULL) < 0)
+    if (reports && reporter_host_init(&host, state_of_module(module), &calls) < 0)
         return NULL;
     if (config.track_allocations) alloc_hooks_install();
     enum sp_start_status status;

@@ -6,14 +6,27 @@
 
 struct SpanObject;
 
+/* Types of two numbers, see span_values.h. */
+enum span_pair {
+    SPAN_CPU_TIME,    /* user, system */
+    SPAN_WALL_TIME,   /* busy, idle */
+    SPAN_ALLOCATIONS, /* blocks, bytes */
+    SPAN_HEAP,        /* bytes, blocks */
+    SPAN_PAIRS
+};
+
 typedef struct {
     PyTypeObject *span_type;
     PyTypeObject *function_type;
     PyTypeObject *ready_type;
     PyTypeObject *profile_type;
     PyTypeObject *batch_type;
-    PyObject *make_span; /* see span_batch.c; or NULL */
-    PyObject *code_refs; /* dict: address of a code object -> weak reference */
+    PyTypeObject *updates_type;
+    PyTypeObject *pair_types[SPAN_PAIRS];
+    PyTypeObject *metadata_type;
+    PyObject *sites, *label_sets; /* dicts, see span_values.c */
+    PyObject *make_span;          /* see span_batch.c; or NULL */
+    PyObject *code_refs;          /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;
 } ModuleState;
@@ -36,6 +49,8 @@ int span_object_init(PyObject *module);
 int span_function_init(PyObject *module);
 int profile_object_init(PyObject *module);
 int span_batch_init(PyObject *module);
+int span_values_init(PyObject *module);
+int span_updates_init(PyObject *module);
 int session_init(PyObject *module);
 
 void span_object_clear_free_list(ModuleState *state);

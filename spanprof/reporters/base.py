@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from .. import _core
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    from .._core import SpanBatch
+    from .._core import (
+        SpanAllocations,
+        SpanBatch,
+        SpanCpuTime,
+        SpanHeap,
+        SpanMetadata,
+        SpanWallTime,
+    )
     from ..config import ProfileConfig
     from ..profiles import Profile
 
@@ -59,45 +66,54 @@ class Reporter:
         for reporters.
         """
 
-    # These are not in this release. They are here so that their names are taken and a
-    # subclass that has them can be told.
+    # Below: single spans, one call each. The values are the span's own, without those
+    # of the spans nested in it.
 
-    def span_created(self, id: int, metadata: Any) -> None:
-        """A span was created. Not called in this release."""
+    def span_created(self, id: int, metadata: SpanMetadata) -> None:
+        """Called once for each span, before all else about it; a parent comes before
+        its children.
+
+        Spans that are over are told of as they are for :meth:`spans`, those that go on
+        at each report.
+        """
 
     def span_destroyed(self, id: int) -> None:
-        """A span was destroyed. Not called in this release."""
+        """Called last for each span: it is over, and so is, where memory in use is
+        tracked, what it allocated.
 
-    def span_cpu(self, id: int, cpu: Any) -> None:
-        """CPU time of a span since the last call. Not called in this release."""
+        A span that still has memory in use waits for that to be freed. Of such only
+        ``max_closed_heap_spans`` wait, the smallest are given up first.
+        """
 
-    def span_wall(self, id: int, wall: Any) -> None:
-        """Wall time of a span since the last call. Not called in this release."""
+    def span_cpu(self, id: int, cpu: SpanCpuTime) -> None:
+        """CPU time since the last call for that span."""
 
-    def span_allocations(self, id: int, allocations: Any) -> None:
-        """Allocations of a span since the last call. Not called in this release."""
+    def span_wall(self, id: int, wall: SpanWallTime) -> None:
+        """Wall time since the last call for that span."""
 
-    def span_heap(self, id: int, heap: Any) -> None:
-        """A span's heap in use at the moment. Not called in this release."""
+    def span_allocations(self, id: int, allocations: SpanAllocations) -> None:
+        """Allocations since the last call for that span."""
+
+    def span_heap(self, id: int, heap: SpanHeap) -> None:
+        """What the span allocated and nobody has freed, at this moment."""
 
 
 METHODS = (
     "init",
     "profile",
     "spans",
+    *_core.SPAN_METHODS,
     "flush",
 )
 """Methods that are called."""
 
-UNSUPPORTED = (
-    "span_created",
-    "span_destroyed",
-    "span_cpu",
-    "span_wall",
-    "span_allocations",
-    "span_heap",
-)
-"""Methods that are not called in this release."""
+KINDS = {
+    "span_cpu": "cpu",
+    "span_wall": "wall",
+    "span_allocations": "alloc",
+    "span_heap": "heap",
+}
+"""What has to be tracked for a method to be called."""
 
 
 def overrides(reporter: Reporter, method: str) -> bool:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -198,21 +197,6 @@ def test_rule_3_8_a_reporter_that_is_none() -> None:
             spanprof.start(reporters=reporters)  # type: ignore[arg-type]
         assert str(caught.value).startswith(message)
     assert not spanprof.is_running()
-
-
-def test_methods_that_wait_in_vain_are_told_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Spans(Reporter):
-        def span_cpu(self, id: int, cpu: Any) -> None: ...
-        def span_wall(self, id: int, wall: Any) -> None: ...
-        def spans(self, batch: Any) -> None: ...
-
-    with spanprof.start(reporters=[Spans(), Spans(), Recorder()]):
-        pass
-    (message,) = messages(caplog)
-    assert "Spans overrides span_cpu, span_wall: " in message
-    assert "not called in this release" in message
 
 
 # --- what they may do --------------------------------------------------------------

@@ -26,7 +26,9 @@ static const struct sp_session_config config = {.track_wall = true,
                                                 .track_cpu = true,
                                                 .track_allocations = true,
                                                 .track_heap = true,
-                                                .max_pending_spans = 5000,
+                                                .max_pending_spans = 100000,
+                                                .heap_by_span = true,
+                                                .max_closed_heap_spans = 100,
                                                 .max_nodes = 300,
                                                 .max_label_values = 10};
 static _Atomic bool over;
@@ -348,6 +350,29 @@ static void on_spans(void *context, struct sp_feed_batch *batch) {
     sp_feed_batch_free(batch);
 }
 
+static struct {
+    uint64_t created, destroyed, busy, idle, cpu, allocated;
+} updated; /* by the roster; the same */
+
+static void on_updates(void *context, const struct sp_span_updates *updates) {
+    (void)context;
+    for (uint32_t n = 0; n < updates->count; n++) {
+        const struct sp_span_update *update = &updates->items[n];
+        CHECK(update->id != 0 && update->what != 0);
+        if (update->what & SP_TOLD_CREATED) {
+            CHECK(updates->scopes[update->scope_start] == update->id);
+            updated.created++;
+        }
+        if (update->what & SP_TOLD_VALUES) {
+            updated.busy += update->wall_busy;
+            updated.idle += update->wall_idle;
+            updated.cpu += update->cpu_user + update->cpu_system;
+            updated.allocated += update->alloc_objects;
+        }
+        if (update->what & SP_TOLD_DESTROYED) updated.destroyed++;
+    }
+}
+
 static void ignore_report(void *context, struct sp_profile *profile, bool last) {
     (void)context;
     (void)profile;
@@ -357,6 +382,7 @@ static void ignore_report(void *context, struct sp_profile *profile, bool last) 
 static void one_session(long nanos, uint64_t *calls) {
     struct sp_host host = {.report = on_report,
                            .spans = on_spans,
+                           .updates = on_updates,
                            .want_profile = true,
                            .interval = 2 * 1000 * 1000};
     reported = sp_profile_new(0);
@@ -394,8 +420,12 @@ static void run_threads(double seconds, bool restart) {
     uint64_t dropped = sp_load(&sp_stats.spans_dropped);
 
     struct sp_profile *final = NULL;
-    struct sp_host feeder = {.report = ignore_report, .spans = on_spans};
+    struct sp_host feeder = {.report = ignore_report,
+                             .spans = on_spans,
+                             .updates = on_updates,
+                             .interval = 3 * 1000 * 1000};
     memset(&told, 0, sizeof told);
+    memset(&updated, 0, sizeof updated);
     if (!restart) CHECK(sp_start(&config, &feeder) == SP_STARTED);
     for (size_t i = 0; i < COUNT; i++) {
         work[i].seed = (i + 1) * 7919u;
@@ -442,13 +472,22 @@ static void run_threads(double seconds, bool restart) {
         /* Every span is told of, or counted; and what they used is what there is. */
         dropped = sp_load(&sp_stats.spans_dropped) - dropped;
         CHECK(told.spans + dropped == begun);
+        CHECK(updated.created == updated.destroyed);
+        CHECK(updated.created >= told.spans); /* some were told of, and then dropped */
         int64_t allocated = total(final, SP_BIT(SP_ALLOC_OBJECTS));
+        if (dropped == 0) {
+            CHECK((int64_t)updated.busy == busy);
+            CHECK((int64_t)updated.idle == total(final, SP_BIT(SP_WALL_IDLE)));
+            CHECK((int64_t)updated.cpu == cpu);
+            CHECK((int64_t)updated.allocated == allocated);
+        }
         CHECK(dropped > 0 ? (int64_t)told.busy <= busy : (int64_t)told.busy == busy);
         CHECK(dropped > 0 ? (int64_t)told.allocated <= allocated
                           : (int64_t)told.allocated == allocated);
         sp_profile_free(final);
     }
     CHECK(calls > 0);
+    CHECK(updated.created == updated.destroyed);
     fprintf(stderr,
             "%s: %llu spans, %llu recorded, %llu told, %llu misnested, %llu let go, "
             "%llu rounds\n",
