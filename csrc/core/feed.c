@@ -165,8 +165,9 @@ static inline struct sp_feed_used used_since(const struct sp_feed_base *base) {
     return used;
 }
 
-void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t parent,
-                   bool irregular) {
+__attribute__((noinline)) void sp_feed_enter(struct sp_thread *thread,
+                                             struct sp_span *span, uint64_t parent,
+                                             bool irregular) {
     struct sp_feed *feed = &thread->feed;
     uint32_t number = count_of(feed);
     span->feed_number = 0;
@@ -306,7 +307,9 @@ static SP_COLD void leave_opened(struct sp_thread *thread, struct sp_span *span,
     sp_spans_unlock();
 }
 
-void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall) {
+/* Not to be inlined: a session without a feed would pay for its registers. */
+__attribute__((noinline)) void sp_feed_leave(struct sp_thread *thread,
+                                             struct sp_span *span, uint64_t wall) {
     struct sp_feed_total whole = {.parent = 0};
     if (SP_UNLIKELY(span->opened))
         leave_opened(thread, span, wall);
