@@ -114,9 +114,6 @@ def callsite(index: int, /) -> tuple[str, str, str, int]:
 
 def current_span() -> Span | None: ...
 
-SPAN_FIELDS: tuple[str, ...]
-"""The fields of a record of a :class:`SpanBatch`."""
-
 @final
 class SpanBatch:
     """Spans that are over: an array of records, by the buffer protocol."""

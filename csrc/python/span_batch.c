@@ -9,36 +9,44 @@
 
 #include <string.h>
 
-struct field {
-    const char *name;
-    char code; /* of the struct module: Q, q or I */
-    size_t offset;
-};
+/* All fields of a record, in its order, with their codes in the struct module. */
+#define FIELDS(X)         \
+    X(id, "Q")            \
+    X(parent, "Q")        \
+    X(start, "q")         \
+    X(end, "q")           \
+    X(wall_busy, "Q")     \
+    X(wall_idle, "Q")     \
+    X(cpu_user, "Q")      \
+    X(cpu_system, "Q")    \
+    X(alloc_objects, "Q") \
+    X(alloc_space, "Q")   \
+    X(callsite, "I")      \
+    X(labels, "I")        \
+    X(thread, "I")        \
+    X(generation, "I")
 
-#define FIELD(name, code) \
-    { #name, code, offsetof(struct sp_feed_record, name) }
-/* In the order of the record, all of it, without gaps. */
-static const struct field fields[] = {
-    FIELD(id, 'Q'),          FIELD(parent, 'Q'),     FIELD(start, 'q'),
-    FIELD(end, 'q'),         FIELD(wall_busy, 'Q'),  FIELD(wall_idle, 'Q'),
-    FIELD(cpu_user, 'Q'),    FIELD(cpu_system, 'Q'), FIELD(alloc_objects, 'Q'),
-    FIELD(alloc_space, 'Q'), FIELD(callsite, 'I'),   FIELD(labels, 'I'),
-    FIELD(thread, 'I'),      FIELD(generation, 'I'),
+static const struct field {
+    const char *code;
+    size_t offset;
+} fields[] = {
+#define X(name, code) {code, offsetof(struct sp_feed_record, name)},
+    FIELDS(X)
+#undef X
 };
 #define FIELD_COUNT (sizeof fields / sizeof fields[0])
 _Static_assert(sizeof(struct sp_feed_record) == 10 * 8 + 4 * 4, "no gaps");
 
-/* "T{<Q:id:...}", made once. */
-static char format[512];
+#if PY_LITTLE_ENDIAN
+#define BYTE_ORDER_CODE "<"
+#else
+#define BYTE_ORDER_CODE ">"
+#endif
 
-static void make_format(void) {
-    char *out = format;
-    out += sprintf(out, "T{");
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        out += sprintf(out, "%c%c:%s:", PY_LITTLE_ENDIAN ? '<' : '>', fields[i].code,
-                       fields[i].name);
-    sprintf(out, "}");
-}
+/* "T{<Q:id:...}" */
+#define X(name, code) BYTE_ORDER_CODE code ":" #name ":"
+static const char format[] = "T{" FIELDS(X) "}";
+#undef X
 
 typedef struct {
     PyObject_HEAD
@@ -79,7 +87,7 @@ static int batch_getbuffer(PyObject *object, Py_buffer *view, int flags) {
         .itemsize = self->stride,
         .readonly = 1,
         .ndim = 1,
-        .format = flags & PyBUF_FORMAT ? format : NULL,
+        .format = flags & PyBUF_FORMAT ? (char *)format : NULL,
         .shape = flags & PyBUF_ND ? &self->count : NULL,
         .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? &self->stride : NULL,
     };
@@ -93,7 +101,7 @@ static Py_ssize_t batch_length(PyObject *self) {
 static PyObject *number(const struct sp_feed_record *record,
                         const struct field *field) {
     const char *place = (const char *)record + field->offset;
-    switch (field->code) {
+    switch (field->code[0]) {
     case 'q': {
         int64_t value;
         memcpy(&value, place, sizeof value);
@@ -147,13 +155,9 @@ static PyObject *batch_subscript(PyObject *object, PyObject *key) {
 }
 
 static PyType_Slot batch_slots[] = {
-    {Py_tp_dealloc, batch_dealloc},
-    {Py_sq_length, batch_length},
-    {Py_sq_item, batch_item},
-    {Py_mp_length, batch_length},
-    {Py_mp_subscript, batch_subscript},
-    {Py_bf_getbuffer, batch_getbuffer},
-    {0, NULL},
+    {Py_tp_dealloc, batch_dealloc},     {Py_sq_length, batch_length},       {Py_sq_item, batch_item},
+    {Py_mp_length, batch_length},       {Py_mp_subscript, batch_subscript},
+    {Py_bf_getbuffer, batch_getbuffer}, {0, NULL},
 };
 
 static PyType_Spec batch_spec = {
@@ -184,29 +188,11 @@ static PyMethodDef batch_functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *names_tuple(void) {
-    PyObject *names = PyTuple_New(FIELD_COUNT);
-    for (size_t i = 0; names != NULL && i < FIELD_COUNT; i++) {
-        PyObject *name = PyUnicode_FromString(fields[i].name);
-        if (name == NULL)
-            Py_CLEAR(names);
-        else
-            PyTuple_SET_ITEM(names, (Py_ssize_t)i, name);
-    }
-    return names;
-}
-
 int span_batch_init(PyObject *module) {
-    make_format();
     ModuleState *state = state_of_module(module);
     state->batch_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &batch_spec, NULL);
     if (state->batch_type == NULL) return -1;
-    PyObject *names = names_tuple();
-    int failed =
-        names == NULL || PyModule_AddFunctions(module, batch_functions) < 0 ||
-        PyModule_AddObjectRef(module, "SPAN_FIELDS", names) < 0 ||
-        PyModule_AddObjectRef(module, "SpanBatch", (PyObject *)state->batch_type) < 0;
-    Py_XDECREF(names);
-    return failed ? -1 : 0;
+    if (PyModule_AddFunctions(module, batch_functions) < 0) return -1;
+    return PyModule_AddObjectRef(module, "SpanBatch", (PyObject *)state->batch_type);
 }
