@@ -42,20 +42,6 @@ static const struct sp_callsite callsite_other = {&other, &nothing, &nothing,
                                                   0,      0,        SP_CALLSITE_OTHER};
 static const struct sp_labels labels_none = {0, 0};
 
-static uint32_t hash_bytes(const char *bytes, size_t length) {
-    uint64_t hash = 0x9e3779b97f4a7c15u ^ length;
-    while (length >= 8) {
-        uint64_t word;
-        memcpy(&word, bytes, 8);
-        hash = sp_mix(hash ^ word);
-        bytes += 8;
-        length -= 8;
-    }
-    uint64_t rest = 0;
-    memcpy(&rest, bytes, length);
-    return (uint32_t)sp_mix(hash ^ rest);
-}
-
 static uint32_t hash_pointers(const void *a, const void *b, uint64_t c) {
     return (uint32_t)sp_mix(sp_mix((uintptr_t)a) ^ ((uintptr_t)b >> 4) ^ c);
 }
@@ -78,12 +64,12 @@ static struct string_item *string_find_locked(struct sp_text text, uint32_t hash
 }
 
 static struct string_item *string_known_locked(struct sp_text text) {
-    return string_find_locked(text, hash_bytes(text.bytes, text.length));
+    return string_find_locked(text, sp_hash_bytes(text.bytes, text.length));
 }
 
 static struct string_item *string_intern_locked(struct sp_text text) {
     if (text.length > UINT32_MAX / 2) return NULL;
-    uint32_t hash = hash_bytes(text.bytes, text.length);
+    uint32_t hash = sp_hash_bytes(text.bytes, text.length);
     struct string_item *found = string_find_locked(text, hash);
     if (found != NULL) return found;
     if (sp_table_full(&string_table)) {
@@ -213,7 +199,7 @@ value_intern_locked(struct string_item *key, struct sp_text text, uint32_t max_v
         key->values = 0;
     }
     struct string_item *value =
-        string_find_locked(text, hash_bytes(text.bytes, text.length));
+        string_find_locked(text, sp_hash_bytes(text.bytes, text.length));
     if (value != NULL &&
         pair_known_locked(key->string, value->string,
                           hash_pointers(key->string, value->string, 0)))

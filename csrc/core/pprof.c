@@ -4,8 +4,8 @@
 #include "callsite.h"
 #include "profile.pb-c.h"
 #include "table.h"
+#include "utf8.h"
 
-#include <stdio.h>
 #include <zlib.h>
 
 typedef Spanprof__Pprof__Profile Profile;
@@ -23,53 +23,6 @@ static const char *const default_series[SP_KIND_COUNT] = {"calls", "wall", "cpu"
 
 /* More than any profile of ours, less than a gzip bomb. */
 #define MOST_DECODED ((size_t)1 << 30)
-
-/* --- text ------------------------------------------------------------------ */
-
-/* Bytes of the well-formed UTF-8 character at `text`, 0 if there is none.
- * Encoded surrogates are not well-formed. */
-static unsigned utf8_length(const unsigned char *text, size_t left) {
-    unsigned char c = text[0];
-    unsigned length = c < 0x80   ? 1
-                      : c < 0xc2 ? 0
-                      : c < 0xe0 ? 2
-                      : c < 0xf0 ? 3
-                      : c < 0xf5 ? 4
-                                 : 0;
-    if (length == 0 || length > left) return 0;
-    for (unsigned i = 1; i < length; i++)
-        if ((text[i] & 0xc0) != 0x80) return 0;
-    if (c == 0xe0 && text[1] < 0xa0) return 0;
-    if (c == 0xed && text[1] > 0x9f) return 0;
-    if (c == 0xf0 && text[1] < 0x90) return 0;
-    if (c == 0xf4 && text[1] > 0x8f) return 0;
-    return length;
-}
-
-/* Append `text` as protobuf and C both take it: what is no UTF-8 becomes \xNN,
- * a lone surrogate \udNNN, NUL \x00. Room for 4 bytes each and a NUL. */
-static char *append_clean(char *out, const char *text, size_t length) {
-    const unsigned char *in = (const unsigned char *)text;
-    while (length > 0) {
-        unsigned step = in[0] == 0 ? 0 : utf8_length(in, length);
-        if (step > 0) {
-            memcpy(out, in, step);
-            out += step;
-        } else if (in[0] == 0xed && length >= 3 && (in[1] & 0xe0) == 0xa0 &&
-                   (in[2] & 0xc0) == 0x80) {
-            unsigned code = 0xd000u | (in[1] & 0x3fu) << 6 | (in[2] & 0x3fu);
-            out += sprintf(out, "\\u%04x", code);
-            step = 3;
-        } else {
-            out += sprintf(out, "\\x%02x", in[0]);
-            step = 1;
-        }
-        in += step;
-        length -= step;
-    }
-    *out = '\0';
-    return out;
-}
 
 /* --- encoder ----------------------------------------------------------------- */
 
@@ -146,20 +99,21 @@ static int64_t constant_of(struct encoder *e, const char *text) {
 }
 
 static int64_t interned_of(struct encoder *e, const struct sp_string *string) {
-    char *text = take(e, 4 * (size_t)string->length + 8, 1);
-    if (text != NULL) append_clean(text, string->bytes, string->length);
+    char *text = take(e, SP_UTF8_ROOM(string->length), 1);
+    if (text != NULL) sp_utf8_clean(text, string->bytes, string->length, false);
     return string_of(e, text);
 }
 
 static int64_t function_name_of(struct encoder *e, const struct sp_callsite *site) {
     if (site->target->length == 0) return interned_of(e, site->name);
+    const struct sp_string *target = site->target, *name = site->name;
     char *text =
-        take(e, 4 * ((size_t)site->target->length + site->name->length) + 12, 1);
+        take(e, SP_UTF8_ROOM(target->length) + 2 + SP_UTF8_ROOM(name->length), 1);
     if (text != NULL) {
-        char *end = append_clean(text, site->target->bytes, site->target->length);
+        char *end = sp_utf8_clean(text, target->bytes, target->length, false);
         *end++ = ':';
         *end++ = ':';
-        append_clean(end, site->name->bytes, site->name->length);
+        sp_utf8_clean(end, name->bytes, name->length, false);
     }
     return string_of(e, text);
 }
@@ -269,9 +223,9 @@ static void add_header(struct encoder *e, const struct sp_profile *profile,
     message->sample_type = take(e, sp_series_count, sizeof *message->sample_type);
     message->mapping = take(e, 1, sizeof *message->mapping);
     Mapping *mapping = take(e, 1, sizeof *mapping);
-    char *clean = take(e, 4 * strlen(program) + 8, 1);
+    char *clean = take(e, SP_UTF8_ROOM(strlen(program)), 1);
     if (e->failed) return;
-    append_clean(clean, program, strlen(program));
+    sp_utf8_clean(clean, program, strlen(program), false);
     spanprof__pprof__mapping__init(mapping);
     mapping->id = 1;
     mapping->filename = string_of(e, clean);

@@ -4,10 +4,24 @@
 #ifndef SPANPROF_CORE_TABLE_H
 #define SPANPROF_CORE_TABLE_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "platform.h"
+
 #include <stdlib.h>
 #include <string.h>
+
+static inline uint32_t sp_hash_bytes(const char *bytes, size_t length) {
+    uint64_t hash = 0x9e3779b97f4a7c15u ^ length;
+    while (length >= 8) {
+        uint64_t word;
+        memcpy(&word, bytes, 8);
+        hash = sp_mix(hash ^ word);
+        bytes += 8;
+        length -= 8;
+    }
+    uint64_t rest = 0;
+    memcpy(&rest, bytes, length);
+    return (uint32_t)sp_mix(hash ^ rest);
+}
 
 struct sp_table {
     uint32_t *buckets; /* `mask + 1` of them, NULL before the first insert */

@@ -184,6 +184,32 @@ struct sp_span_update {
 size_t spt_roster_round(struct sp_roster *roster, int kind);
 const struct sp_span_update *spt_roster_updates(void);
 const uint64_t *spt_roster_scopes(void);
+/* --- arrow.h ---------------------------------------------------------------- */
+struct ArrowSchema {
+    const char *format;
+    const char *name;
+    const char *metadata;
+    int64_t flags;
+    int64_t n_children;
+    struct ArrowSchema **children;
+    struct ArrowSchema *dictionary;
+    void (*release)(struct ArrowSchema *);
+    void *private_data;
+};
+struct ArrowArray {
+    int64_t length;
+    int64_t null_count;
+    int64_t offset;
+    int64_t n_buffers;
+    int64_t n_children;
+    const void **buffers;
+    struct ArrowArray **children;
+    struct ArrowArray *dictionary;
+    void (*release)(struct ArrowArray *);
+    void *private_data;
+};
+bool sp_arrow_schema(struct ArrowSchema *schema);
+bool sp_arrow_array(const struct sp_feed_batch *batch, struct ArrowArray *array);
 
 struct sp_thread *spt_thread_new(unsigned key);
 struct sp_thread *spt_thread_ready(struct sp_thread *thread);

@@ -2,6 +2,7 @@
  * that is an array, simulated threads, spans on the heap (where a sanitizer sees
  * them), and a host for the collector. Nothing here decides anything. */
 #include "../../csrc/core/ages.h"
+#include "../../csrc/core/arrow.h"
 #include "../../csrc/core/callsite.h"
 #include "../../csrc/core/charge.h"
 #include "../../csrc/core/collector.h"
@@ -43,6 +44,10 @@ size_t spt_layout(const char *what) {
         {"sp_ages", sizeof(struct sp_ages)},
         {"sp_profile", sizeof(struct sp_profile)},
         {"sp_profile.nodes", offsetof(struct sp_profile, nodes)},
+        {"sp_feed_record", sizeof(struct sp_feed_record)},
+        {"sp_feed_batch.records", offsetof(struct sp_feed_batch, records)},
+        {"ArrowSchema", sizeof(struct ArrowSchema)},
+        {"ArrowArray", sizeof(struct ArrowArray)},
         {"metrics", SP_METRIC_COUNT},
         {"cell", sizeof(struct sp_cell)},
     };

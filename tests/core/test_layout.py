@@ -17,6 +17,9 @@ from .binding import METRICS, Core
         "sp_node",
         "sp_ages",
         "sp_profile",
+        "sp_feed_record",
+        "ArrowSchema",
+        "ArrowArray",
     ],
 )
 def test_struct_sizes_agree(real_core: Core, name: str) -> None:
@@ -25,7 +28,8 @@ def test_struct_sizes_agree(real_core: Core, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("struct", "field"), [("sp_node", "value"), ("sp_profile", "nodes")]
+    ("struct", "field"),
+    [("sp_node", "value"), ("sp_profile", "nodes"), ("sp_feed_batch", "records")],
 )
 def test_field_offsets_agree(real_core: Core, struct: str, field: str) -> None:
     expected = real_core.lib.spt_layout(f"{struct}.{field}".encode())
