@@ -116,12 +116,19 @@ def current_span() -> Span | None: ...
 
 @final
 class SpanBatch:
-    """Spans that are over: an array of records, by the buffer protocol."""
+    """Spans that are over: an array of records, by the buffer protocol; or a table of
+    columns, by the Arrow PyCapsule interface."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> ClosedSpan: ...
     def __iter__(self) -> Iterator[ClosedSpan]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __arrow_c_schema__(self) -> object: ...
+    def __arrow_c_array__(
+        self, requested_schema: object | None = None
+    ) -> tuple[object, object]:
+        """Copies the records. MemoryError if there is none; ``requested_schema`` is
+        not looked at."""
 
 @final
 class SpanMetadata:

@@ -3,6 +3,7 @@
  * for a structured dtype. */
 #include "span_batch.h"
 
+#include "span_arrow.h"
 #include "text.h"
 
 #include "../core/callsite.h"
@@ -154,8 +155,32 @@ static PyObject *batch_subscript(PyObject *object, PyObject *key) {
     return batch_item(object, index);
 }
 
+static PyObject *batch_arrow_schema(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return span_arrow_schema();
+}
+
+static PyObject *batch_arrow_array(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"requested_schema", NULL};
+    PyObject *requested = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:__arrow_c_array__", names,
+                                     &requested) ||
+        !span_arrow_may_request(requested))
+        return NULL;
+    return span_arrow_array(((BatchObject *)self)->batch);
+}
+
+static PyMethodDef batch_methods[] = {
+    {"__arrow_c_schema__", batch_arrow_schema, METH_NOARGS, NULL},
+    {"__arrow_c_array__", (PyCFunction)(void (*)(void))batch_arrow_array,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot batch_slots[] = {
-    {Py_tp_dealloc, batch_dealloc},     {Py_sq_length, batch_length},       {Py_sq_item, batch_item},
+    {Py_tp_dealloc, batch_dealloc},     {Py_tp_methods, batch_methods},
+    {Py_sq_length, batch_length},       {Py_sq_item, batch_item},
     {Py_mp_length, batch_length},       {Py_mp_subscript, batch_subscript},
     {Py_bf_getbuffer, batch_getbuffer}, {0, NULL},
 };
