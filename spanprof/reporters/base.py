@@ -57,8 +57,9 @@ class Reporter:
         threads ended them.
 
         ``batch`` is a read-only array. ``batch[i]`` and a loop over it give
-        :class:`spanprof.ClosedSpan`; ``memoryview`` and numpy read it in place, see the
-        guide. It stays valid for as long as it is kept.
+        :class:`spanprof.ClosedSpan`; ``memoryview`` and numpy read it in place, and
+        Arrow libraries copy it into columns, see the guide. It stays valid for as long
+        as it is kept.
 
         Called before each report, and between reports as soon as some thousands wait.
         What a thread ends while ``max_pending_spans`` of its spans wait is dropped, and

@@ -6,21 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import spanprof
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_spans_in_a_database(tmp_path: Path) -> None:
-    script = EXAMPLES / "sqlite_reporter.py"
+def run_example(name: str, argument: Path) -> None:
+    script = EXAMPLES / name
     assert len(script.read_text().splitlines()) < 60
     path = os.pathsep.join([str(Path(spanprof.__file__).parents[1]), *sys.path])
     subprocess.run(
-        [sys.executable, script, tmp_path / "spans.db"],
+        [sys.executable, script, argument],
         check=True,
         timeout=60,
         env={**os.environ, "PYTHONPATH": path},
     )
+
+
+def test_spans_in_a_database(tmp_path: Path) -> None:
+    run_example("sqlite_reporter.py", tmp_path / "spans.db")
     database = sqlite3.connect(tmp_path / "spans.db")
     rows = dict(database.execute("SELECT name, count(*) FROM span GROUP BY name"))
     assert rows == {"squares": 1, "square": 10}
@@ -31,3 +37,17 @@ def test_spans_in_a_database(tmp_path: Path) -> None:
     )
     assert database.execute(query).fetchone() == (10, 10)
     database.close()
+
+
+def test_spans_in_parquet_files(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    run_example("parquet_reporter.py", tmp_path / "spans")
+    (file,) = (tmp_path / "spans").iterdir()
+    assert file.suffix == ".parquet"
+    table = pq.read_table(tmp_path / "spans")
+    assert table.column("name").to_pylist() == ["square"] * 10 + ["squares"]
+    labels = table.column("labels").to_pylist()
+    assert labels == [[("n", str(n))] for n in range(10)] + [[]]
+    *parents, none = table.column("parent").to_pylist()
+    assert set(parents) == {table.column("id")[10].as_py()}
+    assert none is None
