@@ -127,8 +127,8 @@ class SpanBatch:
     def __arrow_c_array__(
         self, requested_schema: object | None = None
     ) -> tuple[object, object]:
-        """Copies the records. MemoryError if there is none; ``requested_schema`` is
-        not looked at."""
+        """Copies the records; MemoryError if there is no room. TypeError if
+        ``requested_schema`` is no schema; what it asks for is not heeded."""
 
 @final
 class SpanMetadata:

@@ -22,8 +22,7 @@ PyObject *text_object(const struct sp_string *string) {
     Py_ssize_t length = (Py_ssize_t)string->length;
     PyObject *text = PyUnicode_DecodeUTF8(string->bytes, length, "surrogatepass");
     if (text != NULL || !PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) return text;
-    /* Of a file that others have written, or a disk has spoilt: as pprof.c writes it.
-     */
+    /* Of a file that others have written, or a disk has spoilt: as utf8.c has it. */
     PyErr_Clear();
     return PyUnicode_DecodeUTF8(string->bytes, length, "backslashreplace");
 }
