@@ -7,7 +7,7 @@
 #ifndef SPANPROF_CORE_ARROW_H
 #define SPANPROF_CORE_ARROW_H
 
-#include "feed.h"
+#include "feed_read.h"
 
 /* As the specification has it, word for word: others define the same. */
 #ifndef ARROW_C_DATA_INTERFACE

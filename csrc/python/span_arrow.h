@@ -4,7 +4,7 @@
 
 #include "compat.h"
 
-#include "../core/feed.h"
+#include "../core/feed_read.h"
 
 /* New references, NULL with an exception. */
 

@@ -48,7 +48,7 @@ SPAN_CALLS = [
 ]
 
 
-# --- what is told, and in which order ----------------------------------------------------
+# --- what is told, and in which order -------------------------------------------------
 
 
 def test_rule_6_1_created_then_values_then_destroyed(clock: ManualClock) -> None:
@@ -198,7 +198,7 @@ def parent_id(listener: Listener) -> int:
     return id
 
 
-# --- memory in use -----------------------------------------------------------------------
+# --- memory in use --------------------------------------------------------------------
 
 
 @exact_with_the_gil
@@ -290,7 +290,7 @@ def test_heap_is_told_at_its_own_interval() -> None:
     del kept
 
 
-# --- reporters ---------------------------------------------------------------------------
+# --- reporters ------------------------------------------------------------------------
 
 
 def test_rule_6_4_only_what_is_overridden_and_tracked_is_called() -> None:
@@ -453,7 +453,7 @@ spanprof.span("running").__enter__()
     assert done.stderr == ""
 
 
-# --- the values ----------------------------------------------------------------------------
+# --- the values -----------------------------------------------------------------------
 
 VALUES = [
     SpanCpuTime(1, 2),
