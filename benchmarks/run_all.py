@@ -14,6 +14,9 @@ BENCHMARKS = (
     "snapshot",
     "heap_cost",
     "heap_memory",
+    "feed",
+    "feed_limits",
+    "callbacks",
 )
 
 

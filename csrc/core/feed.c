@@ -330,11 +330,32 @@ void sp_feed_restart_in_child(struct sp_feed *feed, uint64_t wall) {
 
 /* --- opened spans ----------------------------------------------------------------- */
 
+/* Memory of totals, without malloc's part of each. Under the lock of opened spans. */
+static struct sp_slab totals;
+static uint32_t total_count;
+static struct sp_feed_total *free_totals;
+
+static struct sp_feed_total *make_total(void) {
+    struct sp_feed_total *total = free_totals;
+    if (total != NULL)
+        free_totals = total->next_free;
+    else if (sp_slab_reserve(&totals, total_count, sizeof *total))
+        total = sp_slab_at(&totals, total_count++, sizeof *total);
+    return total;
+}
+
+static void free_total(struct sp_feed_total *total) {
+    if (total == NULL) return;
+    total->next_free = free_totals;
+    free_totals = total;
+}
+
 void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall) {
-    span->feed_total = calloc(1, sizeof *span->feed_total);
-    if (span->feed_total == NULL) return;
-    span->feed_total->parent = parent;
-    span->feed_total->start = wall;
+    span->feed_total = make_total();
+    if (span->feed_total != NULL)
+        *span->feed_total = (struct sp_feed_total){.parent = parent, .start = wall};
+    else
+        sp_count(&sp_stats.out_of_memory);
 }
 
 void sp_feed_reopen_in_child(struct sp_span *span, uint64_t wall) {
@@ -348,7 +369,7 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
     span->feed_total = NULL;
     uint32_t running = sp_session_running();
     if (running == 0 || span->generation != running || sp_load(&wanted) == 0) {
-        free(total); /* of a session that is over */
+        free_total(total); /* of a session that is over */
         return;
     }
     /* Who closes it may be a thread that the session does not know. */
@@ -359,5 +380,5 @@ void sp_feed_close(struct sp_thread *thread, struct sp_span *span, uint64_t wall
         tell(&thread->feed, span, total, wall);
     else
         sp_count(&sp_stats.spans_dropped);
-    free(total);
+    free_total(total);
 }

@@ -82,7 +82,11 @@ struct sp_feed {
 /* A span that was opened explicitly: what it used whenever it was entered. Under the
  * lock of such spans, which it also takes to enter and to leave one. */
 struct sp_feed_total {
-    uint64_t parent, start;
+    union {
+        uint64_t parent;
+        struct sp_feed_total *next_free;
+    };
+    uint64_t start;
     struct sp_feed_used used;
     uint64_t idle, system;
 };

@@ -104,6 +104,7 @@ def test_rule_3_2_an_opened_span_is_told_when_it_is_closed(clock: ManualClock) -
 def test_the_array_is_read_in_place() -> None:
     keep = Keep()
     with spanprof.start(track_all=True, reporters=[keep]):
+        spanprof.flush()  # what start() asked for is over: one batch
         for n in range(10):
             with span("a"):
                 bytearray(1000 * n)
@@ -134,6 +135,7 @@ def test_numpy_reads_it_in_place() -> None:
     np = pytest.importorskip("numpy")
     keep = Keep()
     with spanprof.start(track_all=True, reporters=[keep]) as session:
+        spanprof.flush()
         for n in range(100):
             with span("a" if n % 2 else "b"):
                 bytearray(1000)
