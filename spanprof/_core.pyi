@@ -240,6 +240,7 @@ def session_start(
     max_closed_heap_spans: int,
     heap_by_span: bool,
     want_profile: bool,
+    goes_on: bool,
 ) -> None:
     """Start the process's one session; RuntimeError if one runs.
 
@@ -250,6 +251,9 @@ def session_start(
     without ``on_report``. ``on_spans(batch)`` is called there as well, before each
     report, and whenever many wait.
     """
+
+def uncharged(function: Callable[[], _R], /) -> _R:
+    """Call it; what it allocates is charged to nobody."""
 
 def session_stop(timeout: float | None, /) -> tuple[ProfileData, bool] | None:
     """Stop. Returns the session's final cumulative profile, and whether the

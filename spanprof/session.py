@@ -59,7 +59,8 @@ class Session:
         self._final: Profile | None = None
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, goes_on: bool = False) -> None:
+        """Start the core's session, or in a child after a fork go on with it."""
         config = self._config
         from .delivery import Delivery
 
@@ -83,6 +84,7 @@ class Session:
             max_closed_heap_spans=config.max_closed_heap_spans,
             heap_by_span=delivery.want_span_heap,
             want_profile=delivery.want_profile,
+            goes_on=goes_on,
         )
         if self._reporters:
             _core.session_flush(0)  # has init() called, see Delivery.on_report
@@ -184,9 +186,8 @@ class Session:
 
     def _restart_in_child(self) -> None:
         """After a fork: the core has no reporter thread, and all values are zero."""
-        _core.session_stop(0)
         self._stopped = _event()
-        self._begin()
+        self._begin(goes_on=True)
 
     def _end_in_child(self) -> None:
         stopped = _core.session_stop(0)
@@ -296,7 +297,9 @@ def _start(
     if not _is_installed:
         _is_installed = True
         atexit.register(_at_exit)
-        os.register_at_fork(after_in_child=_after_fork_in_child)
+        os.register_at_fork(
+            after_in_child=lambda: _core.uncharged(_after_fork_in_child)
+        )
     return session
 
 

@@ -256,37 +256,55 @@ static bool spawn(struct collector *c) {
 
 /* --- calls ------------------------------------------------------------------- */
 
-enum sp_start_status sp_start(const struct sp_session_config *config,
-                              const struct sp_host *host) {
+/* Give the session a reporter thread, and wait until it runs. Under collect_lock. */
+static bool attach(struct collector *c) {
+    if (!spawn(c)) return false;
+    current = c;
+    pthread_mutex_lock(&c->mutex);
+    while (!c->running) pthread_cond_wait(&c->changed, &c->mutex);
+    pthread_mutex_unlock(&c->mutex);
+    if (has_feed(c)) atomic_store_explicit(&sp_feed_is_due, wake, memory_order_release);
+    return true;
+}
+
+static enum sp_start_status begin_locked(const struct sp_session_config *config,
+                                         struct collector *c) {
+    if (sp_session_running() != 0) return SP_START_RUNNING;
+    sp_collect_reset();
+    sp_session_begin(config);
+    if (c == NULL || attach(c)) return SP_STARTED;
+    sp_session_end();
+    return SP_START_NO_THREAD;
+}
+
+static enum sp_start_status go_on_locked(struct collector *c) {
+    if (sp_session_running() == 0 || current != NULL) return SP_START_RUNNING;
+    return c == NULL || attach(c) ? SP_STARTED : SP_START_NO_THREAD;
+}
+
+static enum sp_start_status start(const struct sp_session_config *config,
+                                  const struct sp_host *host, bool goes_on) {
     sp_fork_install();
     struct collector *c = host != NULL ? collector_new(host, config) : NULL;
     if (host != NULL && c == NULL) return SP_START_NO_THREAD;
     pthread_mutex_lock(&collect_lock);
-    enum sp_start_status status = SP_STARTED;
-    if (sp_session_running() != 0) {
-        status = SP_START_RUNNING;
-    } else {
-        sp_collect_reset();
-        sp_session_begin(config);
-        current = c;
-        if (c != NULL && !spawn(c)) {
-            sp_session_end();
-            current = NULL;
-            status = SP_START_NO_THREAD;
-        } else if (c != NULL) {
-            pthread_mutex_lock(&c->mutex);
-            while (!c->running) pthread_cond_wait(&c->changed, &c->mutex);
-            pthread_mutex_unlock(&c->mutex);
-            if (has_feed(c))
-                atomic_store_explicit(&sp_feed_is_due, wake, memory_order_release);
-        }
-    }
+    enum sp_start_status status = goes_on ? go_on_locked(c) : begin_locked(config, c);
     pthread_mutex_unlock(&collect_lock);
     if (status != SP_STARTED && c != NULL) {
         c->references = 1;
         collector_release(c);
     }
     return status;
+}
+
+enum sp_start_status sp_start(const struct sp_session_config *config,
+                              const struct sp_host *host) {
+    return start(config, host, false);
+}
+
+enum sp_start_status sp_go_on_in_child(const struct sp_session_config *config,
+                                       const struct sp_host *host) {
+    return start(config, host, true);
 }
 
 /* Wait for `done(c)`; c->mutex is held. The reporter thread waits not for itself. */

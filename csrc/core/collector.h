@@ -39,6 +39,11 @@ enum sp_start_status { SP_STARTED, SP_START_RUNNING, SP_START_NO_THREAD };
 enum sp_start_status sp_start(const struct sp_session_config *config,
                               const struct sp_host *host);
 
+/* In a child after fork, the same for the session that runs: it goes on, with values
+ * from zero, and open spans with it. SP_START_RUNNING if none runs. */
+enum sp_start_status sp_go_on_in_child(const struct sp_session_config *config,
+                                       const struct sp_host *host);
+
 /* Wait until a report that began after this call has been delivered, at most
  * `timeout` ns (negative: as long as it takes). False if time ran out. */
 bool sp_flush(int64_t timeout);

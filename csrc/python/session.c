@@ -69,19 +69,20 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                             "max_closed_heap_spans",
                             "heap_by_span",
                             "want_profile",
+                            "goes_on",
                             NULL};
-    int wall, cpu, allocations, heap, by_span, want_profile;
+    int wall, cpu, allocations, heap, by_span, want_profile, goes_on;
     PyObject *labels, *on_report, *on_updates, *on_spans;
     unsigned long long max_nodes, max_label_values, sample_bytes, max_pending,
         max_closed;
     double interval, heap_interval;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppppKO!KKddOOOKKpp:session_start", names, &wall, &cpu,
+            args, kwargs, "$ppppKO!KKddOOOKKppp:session_start", names, &wall, &cpu,
             &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
             &max_label_values, &interval, &heap_interval, &on_report, &on_updates,
-            &on_spans, &max_pending, &max_closed, &by_span, &want_profile))
+            &on_spans, &max_pending, &max_closed, &by_span, &want_profile, &goes_on))
         return NULL;
-    if (sp_session_running() != 0) {
+    if (!goes_on && sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
         return NULL;
     }
@@ -124,7 +125,8 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
 #ifdef Py_GIL_DISABLED
     Py_BEGIN_ALLOW_THREADS
 #endif
-    status = sp_start(&config, reports ? &host : NULL);
+    status = goes_on ? sp_go_on_in_child(&config, reports ? &host : NULL)
+                     : sp_start(&config, reports ? &host : NULL);
 #ifdef Py_GIL_DISABLED
     Py_END_ALLOW_THREADS
 #endif
@@ -134,9 +136,10 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         Py_RETURN_NONE;
     }
     if (reports) reporter_host_discard(&host);
-    PyErr_SetString(PyExc_RuntimeError, status == SP_START_RUNNING
-                                            ? "a session is already running"
-                                            : "cannot start the reporter thread");
+    PyErr_SetString(PyExc_RuntimeError, status != SP_START_RUNNING
+                                            ? "cannot start the reporter thread"
+                                        : goes_on ? "the session is over"
+                                                  : "a session is already running");
     return NULL;
 }
 
@@ -178,6 +181,15 @@ static PyObject *session_snapshot(PyObject *module, PyObject *Py_UNUSED(ignored)
     /* No session, rather than no memory? */
     if (profile == NULL && sp_load(&sp_stats.out_of_memory) == failed) Py_RETURN_NONE;
     return profile_object_new(state_of_module(module), profile);
+}
+
+/* What the profiler does for itself on a thread of the program. */
+static PyObject *uncharged(PyObject *module, PyObject *function) {
+    (void)module;
+    struct sp_thread *charged = sp_thread_pause();
+    PyObject *result = PyObject_CallNoArgs(function);
+    sp_thread_resume(charged);
+    return result;
 }
 
 static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignored)) {
@@ -291,6 +303,7 @@ static PyMethodDef session_functions[] = {
     {"session_flush", session_flush, METH_O, NULL},
     {"session_snapshot", session_snapshot, METH_NOARGS, NULL},
     {"session_is_running", session_is_running, METH_NOARGS, NULL},
+    {"uncharged", uncharged, METH_O, NULL},
     {"stats", stats, METH_NOARGS, NULL},
     {"hooks_lost", hooks_lost, METH_NOARGS, NULL},
     {"set_manual_clock", set_manual_clock, METH_VARARGS, NULL},

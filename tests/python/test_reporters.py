@@ -446,7 +446,7 @@ def work():
             pid = os.fork()
             if pid == 0:
                 with span("c"): pass
-                ok = spanprof.flush(30) and len(spanprof.snapshot()) == 1
+                ok = spanprof.flush(30) and len(spanprof.snapshot()) == 2
                 os._exit(0 if ok and spanprof.stop(30) else 1)
         if os.waitpid(pid, 0)[1]:
             failed.append(pid)

@@ -7,7 +7,9 @@ reaches reporters as they were promised.
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import os
 import pickle
 import random
 import threading
@@ -451,6 +453,91 @@ spanprof.span("running").__enter__()
     assert lines["destroyed"] == 2
     assert lines["heap True"] == 1
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_rule_6_6_open_spans_go_on_in_a_child(tmp_path: Path) -> None:
+    """Each process is told of all that is its own, and of nothing else."""
+    program = """
+import json, os, spanprof
+
+class Tell(spanprof.Reporter):
+    def init(self, config):
+        self.calls = ["init"]
+        self.names = {}
+        self.busy = {}
+    def span_created(self, id, metadata):
+        self.names[id] = metadata.span_name
+        self.calls.append(["created", *(self.names[each] for each in metadata.scope)])
+    def span_wall(self, id, wall):
+        name = self.names[id]
+        self.busy[name] = self.busy.get(name, 0) + wall.elapsed_busy_nanos
+    def span_destroyed(self, id):
+        self.calls.append(["destroyed", self.names[id]])
+
+def burn():
+    sum(range(1_000_000))
+
+tell = Tell()
+session = spanprof.start(track_wall=True, reporters=[tell])
+outer = spanprof.span("outer")
+outer.__enter__()
+opened = spanprof.span("opened").open()
+with spanprof.span("before"):
+    burn()
+burn()
+spanprof.flush()
+child = os.fork()
+with spanprof.span("after"):
+    pass
+with opened:
+    pass
+opened.close()
+outer.__exit__(None, None, None)
+with open(f"{'parent' if child else 'child'}.json", "w") as file:
+    session.stop()
+    json.dump([tell.calls, tell.busy], file)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    os._exit(0)
+"""
+    run_python(program, cwd=tmp_path)
+    parent, child = (
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("parent", "child")
+    )
+    for calls, _ in (parent, child):
+        assert calls[0] == "init"
+        assert calls.count("init") == 1
+        created = [call[1] for call in calls if call[0] == "created"]
+        assert len(set(created)) == len(created)
+        assert {call[1] for call in calls if call[0] == "destroyed"} == set(created)
+        assert ["created", "after", "outer"] in calls
+        assert ["created", "opened", "outer"] in calls
+    assert ["created", "before", "outer"] in parent[0]
+    assert ["created", "before", "outer"] not in child[0]
+    assert set(child[1]) == {"outer", "opened", "after"}
+    assert child[1]["outer"] < parent[1]["outer"], "from zero"
+
+
+@exact_with_the_gil
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_rule_5_7_what_a_child_begins_with_is_charged_to_nobody(tmp_path: Path) -> None:
+    program = """
+import os, spanprof
+
+spanprof.start(track_all=True, reporters=[spanprof.Reporter()])
+with spanprof.span("outer"):
+    child = os.fork()
+    if not child:
+        (outer,) = spanprof.snapshot().samples
+        # Python has hooks of its own, and a warning about threads.
+        print(outer.values["alloc_space"] < 6000, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    assert run_python(program, cwd=tmp_path).stdout == "True\n"
 
 
 # --- the values -----------------------------------------------------------------------
