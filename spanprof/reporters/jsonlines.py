@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 
+from .._core import SERIES
 from ..counters import count
+from ..spans import ClosedSpan
 from .base import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._core import SpanBatch
     from ..config import ProfileConfig
-    from ..spans import ClosedSpan
-
-_MEASURED = {
-    "track_wall": ("wall_busy", "wall_idle"),
-    "track_cpu": ("cpu_user", "cpu_system"),
-    "track_allocations": ("alloc_objects", "alloc_space"),
-}
 
 MOST_PENDING = 16 << 20
 """Bytes that wait for a file which cannot be written; what is over is lost."""
@@ -45,11 +40,9 @@ class JsonLinesReporter(Reporter):
         self._pending_size = 0
 
     def init(self, config: ProfileConfig) -> None:
+        kinds = {name: kind for name, _, kind, _ in SERIES}
         self._fields = tuple(
-            name
-            for setting, names in _MEASURED.items()
-            if getattr(config, setting)
-            for name in names
+            name for name in ClosedSpan._fields if kinds.get(name) in config.tracked
         )
         self._pending = []  # in a child after a fork: the parent's to write
         self._pending_size = 0

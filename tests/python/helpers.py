@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +119,27 @@ def in_threads(count: int, function: Callable[[int], T]) -> list[T]:
     if errors:
         raise errors[0]
     return [results[number] for number in range(count)]
+
+
+def in_child(function: Callable[[], object]) -> None:
+    """Call a function in a child by fork; that it has not raised is asserted."""
+    with warnings.catch_warnings():
+        # A thread of an earlier test may be about to end.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What spanprof has logged."""
+    return [each.getMessage() for each in caplog.records if each.name == "spanprof"]
 
 
 def run_python(

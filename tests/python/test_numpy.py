@@ -6,10 +6,8 @@ import asyncio
 import contextvars
 import ctypes
 import gc
-import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +19,7 @@ import spanprof
 from spanprof import _core, span
 from spanprof.integrations import numpy as integration
 
-from .helpers import in_thread, in_threads
+from .helpers import in_child, in_thread, in_threads
 from .test_session import run_subinterpreters
 
 np: Any = pytest.importorskip("numpy")
@@ -36,21 +34,6 @@ def inuse(name: str) -> int:
         for sample in spanprof.snapshot().samples
         if sample.stack[0].name == name
     )
-
-
-def in_child(function: Callable[[], None]) -> None:
-    with warnings.catch_warnings():
-        # A thread of an earlier test may be about to end.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 MAKERS = {

@@ -9,7 +9,6 @@ import email.parser
 import email.policy
 import email.utils
 import json
-import logging
 import shutil
 import socket
 import ssl
@@ -31,7 +30,7 @@ from spanprof import PProfReporter, PyroscopeBackend, span
 from spanprof.reporters import pyroscope
 
 from . import pprof_file
-from .helpers import ManualClock, in_threads, run_python
+from .helpers import ManualClock, in_threads, messages, run_python
 
 SECRET = "s3cret-t0ken"
 START = 1_700_000_000_123_456_789
@@ -162,16 +161,6 @@ def manual(monkeypatch: pytest.MonkeyPatch) -> Time:
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-
-
-@pytest.fixture(autouse=True)
-def quiet_logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with caplog.at_level(logging.DEBUG, "spanprof"):
-        yield
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name == "spanprof"]
 
 
 class Counted:

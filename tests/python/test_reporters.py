@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 import spanprof
 from spanprof import FileBackend, PProfReporter, Profile, Reporter, logs, span
 
-from .helpers import ManualClock, calls, in_thread, run_python, series
+from .helpers import ManualClock, calls, in_thread, messages, run_python, series
 
 
 class Recorder(Reporter):
@@ -52,16 +52,6 @@ class Recorder(Reporter):
 
 def fail() -> None:
     raise LookupError("from the reporter")
-
-
-@pytest.fixture(autouse=True)
-def quiet_logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with caplog.at_level(logging.DEBUG, "spanprof"):
-        yield
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name == "spanprof"]
 
 
 # --- when they are called ----------------------------------------------------------
