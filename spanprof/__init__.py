@@ -37,6 +37,7 @@ from .reporters import (
     PProfReporter,
     PyroscopeBackend,
     Reporter,
+    TableReporter,
 )
 from .session import (
     ProfileBlock,
@@ -75,6 +76,7 @@ __all__ = [
     "SpanMetadata",
     "SpanWallTime",
     "Stats",
+    "TableReporter",
     "TopRow",
     "__version__",
     "current_span",

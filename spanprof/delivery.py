@@ -126,11 +126,7 @@ class Delivery:
         if self._held is not None:
             data = self._held.merge(data, 1) if data is not None else self._held
             self._held = None
-        for reporter in self._reporters:
-            try:
-                reporter.draining = draining
-            except Exception:
-                pass  # nobody knows what a class makes of it
+        self._tell(draining=draining, ending=last)
         if data is not None:
             profile = Profile(data)
             for reporter in self._profilers:
@@ -164,8 +160,17 @@ class Delivery:
             return
         self._has_begun = True
         self._thread = threading.get_ident()
+        self._tell(draining=False, ending=False)  # it may be in use again
         for reporter in self._beginners:
             self._call(reporter, "init", self._config)
+
+    def _tell(self, *, draining: bool, ending: bool) -> None:
+        for reporter in self._reporters:
+            for name, value in (("draining", draining), ("ending", ending)):
+                try:
+                    setattr(reporter, name, value)
+                except Exception:
+                    pass  # nobody knows what a class makes of it
 
     def _call(self, reporter: Reporter, method: str, *arguments: object) -> None:
         self._calling = reporter, method

@@ -7,6 +7,7 @@ from .jsonlines import JsonLinesReporter
 from .log import LogReporter
 from .pprof import Backend, PProfReporter
 from .pyroscope import PyroscopeBackend
+from .table import TableReporter
 
 __all__ = [
     "Backend",
@@ -17,4 +18,5 @@ __all__ = [
     "PProfReporter",
     "PyroscopeBackend",
     "Reporter",
+    "TableReporter",
 ]

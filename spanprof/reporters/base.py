@@ -36,6 +36,10 @@ class Reporter:
     caused, rather than the report interval. What a reporter has put off is due
     then: after the next :meth:`flush` nothing may be held back."""
 
+    ending: bool = False
+    """True during the last :meth:`profile` and :meth:`flush` of a session: nothing is
+    called after them."""
+
     def init(self, config: ProfileConfig) -> None:
         """Called first, once in each session, and again in a child after a fork.
 

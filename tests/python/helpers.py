@@ -142,6 +142,12 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.name == "spanprof"]
 
 
+def python_environment() -> dict[str, str]:
+    """Variables with which a program can import the same spanprof as we do."""
+    package = Path(spanprof.__file__).parent
+    return os.environ | {"PYTHONPATH": str(package.parent), "PYTHONFAULTHANDLER": "1"}
+
+
 def run_python(
     code: str,
     *arguments: str,
@@ -154,15 +160,10 @@ def run_python(
     """Run a program that can import the same spanprof as we do."""
     script = cwd / "program.py"
     script.write_text(code)
-    package = Path(spanprof.__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": str(package.parent),
-        "PYTHONFAULTHANDLER": "1",
-    }
     done = subprocess.run(
         [sys.executable, *options, str(script), *arguments],
         cwd=cwd,
-        env=environment,
+        env=python_environment(),
         input=stdin,
         capture_output=True,
         text=True,

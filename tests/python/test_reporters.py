@@ -86,6 +86,17 @@ def test_rule_6_2_flush_after_each_report_and_last_at_stop(clock: ManualClock) -
     assert reporter.draining_seen == [True] * 3
 
 
+def test_rule_6_2_a_reporter_can_tell_the_end() -> None:
+    seen: list[bool] = []
+    reporter = Recorder(
+        **{name: lambda: seen.append(reporter.ending) for name in ("init", "flush")}
+    )
+    for _ in range(2):
+        with spanprof.start(reporters=[reporter]):
+            spanprof.flush()
+    assert seen == [False, False, True] * 2
+
+
 def test_rule_6_2_after_stop_nothing_is_held_back(clock: ManualClock) -> None:
     reporter = Recorder()
     session = spanprof.start(reporters=[reporter], track_wall=True)
