@@ -7,6 +7,7 @@ and one that hangs can be named.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -19,6 +20,7 @@ from .reporters.base import KINDS, Reporter, overrides
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from .config import ProfileConfig
 
@@ -38,6 +40,7 @@ class Delivery:
         ]
         self._beginners = [each for each in reporters if overrides(each, "init")]
         self._reporters = tuple(reporters)
+        self._process = os.getpid()
         self._log = LimitedLog()
         self._lock = threading.Lock()
         self._flushes = 0  # under the lock: how many callers of flush() wait now
@@ -153,6 +156,8 @@ class Delivery:
                 updates.deliver(methods, self._failure_of(reporter))
             finally:
                 self._calling = None
+            if self._is_in_child():
+                _leave_child(0)
 
     def _begin(self) -> None:
         """Whatever is called first, ``init()`` comes before it."""
@@ -180,11 +185,30 @@ class Delivery:
             self._failed(reporter, method, error)
         finally:
             self._calling = None
+        if self._is_in_child():
+            _leave_child(0)
+
+    def _is_in_child(self) -> bool:
+        """Whether the reporter that was called has forked, and this is the child."""
+        return os.getpid() != self._process
+
+
+def _leave_child(code: object) -> NoReturn:
+    """End a child that a reporter has forked, and that has come back from there.
+
+    There is nothing to come back to: what is being reported is the parent's, and this
+    thread is the only one of the child.
+    """
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
     def _failed(self, reporter: Reporter, method: str, error: BaseException) -> None:
+        if self._is_in_child() and isinstance(error, SystemExit):
+            _leave_child(error.code)
         count("reporter_errors")
         message = f"{_name(reporter)}.{method}() failed"
         self._log.log((id(reporter), method), ERROR, message, error)
+        if self._is_in_child():
+            _leave_child(1)
 
     def _failure_of(self, reporter: Reporter) -> Callable[[str, BaseException], None]:
         return lambda method, error: self._failed(reporter, method, error)

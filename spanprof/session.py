@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 # reporter thread, which may come here itself.
 _lock = _thread.RLock()
 _current: Session | None = None
-_left_to_reporter: Session | None = None
-"""Stopped by its own reporter, which could not wait for its own end."""
+_ending: list[Session] = []
+"""Under the lock: stopped, and somebody waits for the end, or nobody does since its own
+reporter has stopped it. Exit waits as well."""
 _is_installed = False
+
+_MOST_AT_EXIT = 10
+"""Sessions to stop at exit: the last report of one may start another."""
 
 
 def _event() -> Event:
@@ -132,13 +136,14 @@ class Session:
         reporter goes on by itself. Stopping again does nothing but wait as well.
         Called by a reporter, it does not wait: the last report comes after it.
         """
-        global _current, _left_to_reporter
+        global _current
         limit = self._limit(timeout)
         began = time.monotonic()
         with _lock:
             is_first = _current is self
             if is_first:
                 _current = None
+                _ending.append(self)
         if is_first:
             try:
                 self._warn_of_lost_hooks("has missed allocations since then")
@@ -148,9 +153,13 @@ class Session:
             finally:
                 self._stopped.set()
         if self._delivery.is_here:
-            _left_to_reporter = self
             return True
-        return self._wait(limit, began, warn=is_first)
+        try:
+            return self._wait(limit, began, warn=is_first)
+        finally:
+            with _lock:
+                if self in _ending:
+                    _ending.remove(self)
 
     def _warn_of_lost_hooks(self, consequence: str) -> None:
         if self._config.track_allocations and _core.hooks_lost():
@@ -304,22 +313,30 @@ def _start(
 
 
 def _at_exit() -> None:
-    stop()
-    if _left_to_reporter is not None:
-        _left_to_reporter.stop()
+    until: float | None = None
+    for _ in range(_MOST_AT_EXIT):
+        with _lock:
+            # Another thread may be in the middle of a stop.
+            session = _current or (_ending[0] if _ending else None)
+        if session is None:
+            return
+        if until is None:
+            until = time.monotonic() + session.config.stop_timeout
+        session.stop(max(until - time.monotonic(), 0))
 
 
 def _after_fork_in_child() -> None:
     # Locks may be held by threads that the child does not have.
-    global _lock, _current, _left_to_reporter
+    global _lock, _current
     _lock = _thread.RLock()
-    _left_to_reporter = None
+    _ending.clear()
     counters.relock_in_child()
     session = _current
     if session is None:
         _core.session_stop(0)  # the parent may have been in the middle of a stop
         return
-    if session.config.on_fork == "restart":
+    # A reporter's children are not profiled, as it is not itself.
+    if session.config.on_fork == "restart" and not session._delivery.is_here:
         try:
             session._restart_in_child()
             return

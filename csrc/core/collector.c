@@ -357,12 +357,14 @@ bool sp_stop(int64_t timeout, struct sp_profile **final) {
     struct collector *c = current;
     current = NULL;
     struct sp_profile *delta = NULL;
+    /* Threads go on meanwhile. What is told is to be in the profile as well, so it is
+     * taken first. */
     struct sp_round round = {.over = NULL};
+    if (c != NULL && has_feed(c)) sp_round_read(&round, c->roster, true);
     if (c != NULL && c->host.want_profile)
         delta = sp_collect_delta(final);
     else
         *final = sp_collect_cumulative();
-    if (c != NULL && has_feed(c)) sp_round_read(&round, c->roster, true);
     sp_session_end();
     pthread_mutex_unlock(&collect_lock);
     if (c == NULL) return true;

@@ -8,6 +8,8 @@
 
 #include <pthread.h>
 
+sp_counter sp_forks;
+
 static void before(void) {
     sp_collector_lock();
     sp_spans_lock();
@@ -29,6 +31,7 @@ static void after_in_parent(void) {
 }
 
 static void after_in_child(void) {
+    sp_count(&sp_forks);
     sp_shadow_relock_in_child();
     sp_heap_spans_relock_in_child();
     sp_callsite_relock_in_child();

@@ -316,9 +316,14 @@ static void read_heap(struct sp_round *round) {
 
 /* --- rounds ----------------------------------------------------------------------- */
 
+/* Append what is there now, in order; where the next one goes. Ends with a batch that
+ * is not full: threads may add more for as long as anybody takes. */
 static struct sp_feed_batch **take_all(struct sp_feed_batch **last) {
-    while (*last != NULL) last = &(*last)->next;
-    while ((*last = sp_feed_take()) != NULL) last = &(*last)->next;
+    while ((*last = sp_feed_take()) != NULL) {
+        bool full = (*last)->count == SP_FEED_BATCH;
+        last = &(*last)->next;
+        if (!full) break;
+    }
     return last;
 }
 
@@ -326,12 +331,11 @@ void sp_round_read(struct sp_round *round, const struct sp_roster *roster, bool 
     /* In this order: of what is told to have ended, all parents are found; and a span
      * that is nowhere was dropped. See docs/internals/feed.md. */
     struct sp_feed_batch **end = take_all(&round->over);
+    if (roster != NULL) sp_feed_read_open(&round->open);
+    if (last) take_all(end); /* the first time may have been long */
     if (roster == NULL) return;
-    sp_feed_read_open(&round->open);
-    if (last)
-        take_all(end);
-    else if ((round->next = sp_feed_peek()) != NULL &&
-             round->next->count == SP_FEED_BATCH)
+    if (!last && (round->next = sp_feed_peek()) != NULL &&
+        round->next->count == SP_FEED_BATCH)
         round->open.complete = false; /* there may be more */
     if (roster->with_heap) read_heap(round);
 }

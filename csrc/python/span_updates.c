@@ -3,6 +3,8 @@
 
 #include "span_values.h"
 
+#include "../core/fork.h"
+
 /* The methods of a reporter, in the order of `deliver`'s argument. */
 enum method { CREATED, DESTROYED, CPU, WALL, ALLOCATIONS, HEAP, METHODS };
 static const char *const names[METHODS] = {"span_created",     "span_destroyed",
@@ -140,7 +142,9 @@ static PyObject *updates_deliver(PyObject *object, PyObject *args) {
     }
     struct delivery to = {self, PyType_GetModuleState(Py_TYPE(object)),
                           &PyTuple_GET_ITEM(methods, 0), on_error, NULL};
-    for (uint32_t n = 0; n < self->updates->count; n++) {
+    /* In a child that a reporter has forked there is nobody to tell. */
+    uint64_t forks = sp_load(&sp_forks);
+    for (uint32_t n = 0; n < self->updates->count && sp_load(&sp_forks) == forks; n++) {
         const struct sp_span_update *update = &self->updates->items[n];
         to.id = PyLong_FromUnsignedLongLong(update->id);
         if (to.id == NULL) return NULL;
