@@ -8,6 +8,7 @@ import os
 import time
 
 from . import _core, counters
+from .children import stop_at_end
 from .config import ProfileConfig, check_timeout
 from .logs import logger
 from .profiles import Profile
@@ -90,6 +91,7 @@ class Session:
             want_profile=delivery.want_profile,
             goes_on=goes_on,
         )
+        stop_at_end(_at_exit)
         if self._reporters:
             _core.session_flush(0)  # has init() called, see Delivery.on_report
 
