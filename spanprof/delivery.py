@@ -188,6 +188,18 @@ class Delivery:
         if self._is_in_child():
             _leave_child(0)
 
+    def _failed(self, reporter: Reporter, method: str, error: BaseException) -> None:
+        if self._is_in_child() and isinstance(error, SystemExit):
+            _leave_child(error.code)
+        count("reporter_errors")
+        message = f"{_name(reporter)}.{method}() failed"
+        self._log.log((id(reporter), method), ERROR, message, error)
+        if self._is_in_child():
+            _leave_child(1)
+
+    def _failure_of(self, reporter: Reporter) -> Callable[[str, BaseException], None]:
+        return lambda method, error: self._failed(reporter, method, error)
+
     def _is_in_child(self) -> bool:
         """Whether the reporter that was called has forked, and this is the child."""
         return os.getpid() != self._process
@@ -200,18 +212,6 @@ def _leave_child(code: object) -> NoReturn:
     thread is the only one of the child.
     """
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-    def _failed(self, reporter: Reporter, method: str, error: BaseException) -> None:
-        if self._is_in_child() and isinstance(error, SystemExit):
-            _leave_child(error.code)
-        count("reporter_errors")
-        message = f"{_name(reporter)}.{method}() failed"
-        self._log.log((id(reporter), method), ERROR, message, error)
-        if self._is_in_child():
-            _leave_child(1)
-
-    def _failure_of(self, reporter: Reporter) -> Callable[[str, BaseException], None]:
-        return lambda method, error: self._failed(reporter, method, error)
 
 
 def _span_methods(
