@@ -234,7 +234,7 @@ static SP_COLD void leave_middle(struct sp_thread *thread, uint32_t number) {
         copy_base(sp_feed_base_at(feed, n), sp_feed_base_at(feed, n + 1));
     set_count(feed, count - 1);
     for (struct sp_span *s = thread->top; s != NULL; s = s->below)
-        if (s->feed_number > number + 1) s->feed_number--;
+        if (s->feed_number > number + 1 && !sp_span_is_sampled_out(s)) s->feed_number--;
 }
 
 /* The system's part of a span's CPU time: of what is known of its cell, what no span

@@ -33,6 +33,7 @@ int sp_session_begin(const struct sp_session_config *config) {
     sp_session_config.heap_interval = config->heap_interval;
     sp_labels_begin();
     sp_feed_begin(config->max_pending_spans);
+    sp_sampler_begin(&config->sampler);
     if (++last_generation == 0) last_generation = 1;
     /* Before there are paths, for each of which it makes room. */
     if (config->track_heap) {

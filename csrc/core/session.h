@@ -7,6 +7,7 @@
 #define SPANPROF_CORE_SESSION_H
 
 #include "platform.h"
+#include "sampler.h"
 
 struct sp_session_config {
     bool track_wall, track_cpu, track_allocations;
@@ -18,6 +19,7 @@ struct sp_session_config {
     bool heap_by_span; /* keep what single spans have in use, see heap_span.h */
     uint32_t max_closed_heap_spans;
     uint64_t max_pending_spans; /* per thread, in the feed of spans; 0: no feed */
+    struct sp_sampler_config sampler;
 };
 
 /* The running session's generation, 0 while none runs. The one word that a span

@@ -208,7 +208,62 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
     push(thread, span, cell, id_in_session(thread, parent));
 }
 
+/* --- sampling --------------------------------------------------------------- */
+
+enum sp_decision sp_span_decide(struct sp_thread *thread,
+                                const struct sp_span *parent) {
+    if (!thread->sampler.on) return SP_SAMPLED;
+    if (parent != NULL && parent->generation == generation_of(thread))
+        return sp_span_is_sampled_out(parent) ? SP_SAMPLED_OUT : SP_SAMPLED;
+    if (parent == NULL && thread->top != NULL)
+        return sp_span_is_unheard(thread) ? SP_SAMPLED_OUT : SP_SAMPLED;
+    return sp_sampler_decide(&thread->sampler);
+}
+
+static void count_sampled_out(struct sp_thread *thread) {
+    sp_add(&thread->sampler.sampled_out, 1);
+}
+
+/* On top of one that is recorded: there is a boundary between the two. */
+static void push_sampled_out(struct sp_thread *thread, struct sp_span *span) {
+    span->below = thread->top;
+    span->outer = current_cell(thread);
+    span->cell = &thread->sampled_out;
+    span->thread = thread;
+    set_state(span, SP_SPAN_ENTERED);
+    boundary(thread, span->cell);
+    thread->top = span;
+    sp_thread_charge_to(thread, NULL);
+}
+
+void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span) {
+    if (SP_LIKELY(sp_span_is_unheard(thread))) {
+        sp_span_begin_unheard(thread, span);
+        return;
+    }
+    span->path = SP_PATH_SAMPLED_OUT;
+    span->generation = generation_of(thread);
+    span->opened = false;
+    span->slow_exit = true;
+    push_sampled_out(thread, span);
+    count_sampled_out(thread);
+}
+
+void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span) {
+    span->path = SP_PATH_SAMPLED_OUT;
+    span->generation = generation_of(thread);
+    span->opened = span->slow_exit = true;
+    span->feed_total = NULL;
+    span->open_previous = span->open_next = NULL; /* its idle time is nobody's */
+    set_state(span, SP_SPAN_OPEN);
+    count_sampled_out(thread);
+}
+
 /* --- leaving the stack ---------------------------------------------------- */
+
+static bool is_fed(const struct sp_thread *thread, const struct sp_span *span) {
+    return thread->feed.on && !sp_span_is_sampled_out(span);
+}
 
 static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     bool irregular = thread->feed.on && thread->feed.irregular != 0;
@@ -217,7 +272,7 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     boundary(thread, span->outer);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
-    if (SP_UNLIKELY(thread->feed.on))
+    if (SP_UNLIKELY(is_fed(thread, span)))
         sp_feed_leave(thread, span, sp_load(&thread->at_wall));
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
@@ -229,7 +284,7 @@ static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span 
         if (above->below != span) continue;
         above->below = span->below;
         above->outer = span->outer;
-        if (thread->feed.on) sp_feed_leave(thread, span, sp_clock_wall());
+        if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_clock_wall());
         return true;
     }
     return false;
@@ -304,6 +359,7 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(thread == NULL || thread->top != span))
         return exit_out_of_order(thread, span);
+    if (sp_span_is_sampled_out(span) && sp_span_exit_unheard(thread, span)) return true;
     if (SP_LIKELY(sp_span_exit_quick(thread, span))) return true;
     pop(thread, span);
     settle_after_exit(span);
@@ -324,13 +380,14 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
         sp_thread_charge_to(thread, NULL);
         return;
     }
-    boundary(thread, sp_cell_at(&thread->cells, 0));
+    boundary(thread, sp_thread_idle_cell(thread));
     struct sp_span *span = thread->top;
     thread->top = NULL;
     sp_thread_charge_to(thread, NULL);
     while (span != NULL) {
         struct sp_span *below = span->below;
-        if (thread->feed.on) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+        if (is_fed(thread, span))
+            sp_feed_leave(thread, span, sp_load(&thread->at_wall));
         settle_after_exit(span);
         sp_count(&sp_stats.abandoned);
         span = below;
@@ -378,10 +435,12 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
 }
 
 void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
-    struct sp_cell *cell = span->generation == generation_of(thread)
-                               ? sp_cell_of_path(&thread->cells, span->path)
-                               : NULL;
-    if (cell == NULL) return; /* of another session: not recorded */
+    if (span->generation != generation_of(thread)) return; /* it is not recorded */
+    if (sp_span_is_sampled_out(span)) {
+        push_sampled_out(thread, span);
+        return;
+    }
+    struct sp_cell *cell = sp_cell_of_path(&thread->cells, span->path);
     pthread_mutex_lock(&open_lock);
     charge_idle_locked(thread, span, sp_clock_wall());
     push(thread, span, cell, 0); /* its total knows its parent */
@@ -403,6 +462,11 @@ static void settle_after_exit(struct sp_span *span) {
 }
 
 void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
+    if (sp_span_is_sampled_out(span)) {
+        set_state(span, SP_SPAN_NONE);
+        span->opened = false;
+        return;
+    }
     pthread_mutex_lock(&open_lock);
     uint64_t wall = sp_clock_wall();
     charge_idle_locked(thread, span, wall);

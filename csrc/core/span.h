@@ -46,6 +46,13 @@ static inline enum sp_span_state sp_span_state(const struct sp_span *span) {
     return (enum sp_span_state)atomic_load_explicit(&span->state, memory_order_relaxed);
 }
 
+/* The path of a span that is sampled out, in place of a real one. */
+#define SP_PATH_SAMPLED_OUT UINT32_MAX
+
+static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
+    return span->path == SP_PATH_SAMPLED_OUT;
+}
+
 /* Called for a span that the core took off the stack on another's behalf (an
  * exit that another thread asked for), on the running thread. May be NULL. */
 extern void (*sp_span_release)(struct sp_span *span);
@@ -60,6 +67,70 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
  * Finds the cell in the site, and makes no call in the usual case. */
 void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
                       struct sp_site *site);
+
+/* --- sampling ---------------------------------------------------------------
+ * Before a span is created, its host asks whether it is to be. One that is not (it is
+ * *sampled out*) takes its place on the thread's stack all the same, as its descendants
+ * are to know; but no clock is read for it, and its time and blocks are nobody's. It
+ * has no id. Every span of a session without a sampler is sampled. */
+
+/* The decision for a span below the running one, or below `parent` if not NULL:
+ * that one's, or for a root a new one. To be called once for each span. */
+enum sp_decision sp_span_decide(struct sp_thread *thread, const struct sp_span *parent);
+
+/* In place of sp_span_begin (_under, _at) and sp_span_open; the other functions take
+ * such spans as well. */
+void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span);
+void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span);
+
+/* Whether the thread runs no span that is recorded, so that another one that is sampled
+ * out changes nothing of what is charged to whom. */
+static inline bool sp_span_is_unheard(const struct sp_thread *thread) {
+    return SP_UNLIKELY(thread->sampler.on) &&
+           sp_thread_is_nobodys(
+               thread, atomic_load_explicit(&thread->cell, memory_order_relaxed));
+}
+
+/* sp_span_decide without a parent, if that is SP_SAMPLED_OUT and quickly known. */
+static inline bool sp_span_skips(struct sp_thread *thread) {
+    if (atomic_load_explicit(&thread->cell, memory_order_relaxed) ==
+        &thread->sampled_out)
+        return true;
+    if (SP_UNLIKELY(thread->sampler.skip == 0)) return false;
+    thread->sampler.skip--;
+    return true;
+}
+
+/* sp_span_begin_sampled_out where sp_span_is_unheard. */
+static inline void sp_span_begin_unheard(struct sp_thread *thread,
+                                         struct sp_span *span) {
+    span->below = thread->top;
+    span->outer = atomic_load_explicit(&thread->cell, memory_order_relaxed);
+    span->cell = &thread->sampled_out;
+    span->thread = thread;
+    span->path = SP_PATH_SAMPLED_OUT;
+    span->generation =
+        atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+    atomic_store_explicit(&span->state, SP_SPAN_ENTERED, memory_order_relaxed);
+    span->opened = false;
+    span->slow_exit = true;
+    /* All before is nobody's, and so is all from here on: no boundary. */
+    atomic_store_explicit(&thread->cell, &thread->sampled_out, memory_order_relaxed);
+    thread->top = span;
+    sp_add(&thread->sampler.sampled_out, 1);
+}
+
+/* sp_span_exit of the innermost span, if it began so. Else false, and nothing is done.
+ */
+static inline bool sp_span_exit_unheard(struct sp_thread *thread,
+                                        struct sp_span *span) {
+    if (SP_UNLIKELY(span->opened || !sp_thread_is_nobodys(thread, span->outer)))
+        return false;
+    atomic_store_explicit(&thread->cell, span->outer, memory_order_relaxed);
+    thread->top = span->below;
+    atomic_store_explicit(&span->state, SP_SPAN_NONE, memory_order_relaxed);
+    return true;
+}
 
 /* Create a span without entering it. `parent` NULL: the running span. */
 void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,

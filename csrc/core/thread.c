@@ -81,7 +81,7 @@ static void settle(struct sp_thread *thread) {
     thread->split_round++;
     sp_store(&thread->at_wall, now.wall);
     sp_store(&thread->at_cpu, now.cpu);
-    atomic_store_explicit(&thread->cell, sp_cell_at(&thread->cells, 0),
+    atomic_store_explicit(&thread->cell, sp_thread_idle_cell(thread),
                           memory_order_release);
     sp_thread_charge_to(thread, NULL);
 }
@@ -103,6 +103,8 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
                       generation);
     sp_thread_heap_reset(&thread->heap);
     sp_feed_reset(&thread->feed);
+    sp_sampler_reset(&thread->sampler);
+    thread->undecided.last_child = NULL;
     if (!sp_cells_reset(&thread->cells)) {
         sp_count(&sp_stats.out_of_memory);
         return false;
@@ -224,6 +226,13 @@ bool sp_thread_read_running(const struct sp_thread *thread,
     return true;
 }
 
+uint64_t sp_threads_sampled_out(void) {
+    uint64_t sum = 0;
+    for (const struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+        sum += sp_load(&t->sampler.sampled_out);
+    return sum;
+}
+
 struct sp_thread *sp_thread_new_detached(void *key, uint32_t generation) {
     struct sp_thread *thread = acquire();
     if (thread == NULL) return NULL;
@@ -267,6 +276,7 @@ void sp_threads_relock_in_child(void) {
         release_locked(t);
     }
     struct sp_thread *self = sp_thread_self;
+    sp_sampler_restart_in_child(self != NULL ? &self->sampler : NULL);
     if (self == NULL) return;
     /* The caller's open spans go on, from zero, on the child's own clocks. */
     struct sp_cell *cell = atomic_load_explicit(&self->cell, memory_order_relaxed);

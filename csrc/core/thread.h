@@ -49,10 +49,15 @@ struct sp_thread {
     struct sp_thread_heap heap;
     struct sp_feed feed;
     uint64_t next_id;
+    struct sp_sampler sampler;
     bool is_profilers; /* the reporter thread: its spans are not recorded */
 
     _Atomic uint32_t data_generation; /* as `generation`, without the pokes */
     struct sp_cells cells;
+    /* Stand for the root cell in a session with a sampler: the running cell without a
+     * span, where the next span asks whether it is recorded, and the running cell of
+     * spans that are sampled out. What they count is nobody's. */
+    struct sp_cell undecided, sampled_out;
 
     struct sp_split_entry split[SP_SPLIT_CELLS];
     uint32_t split_count;
@@ -97,6 +102,16 @@ static inline void sp_thread_resume(struct sp_thread *charged) {
         return;
     sp_thread_charged = charged;
     sp_thread_allowance = charged->heap.sample_in;
+}
+
+static inline bool sp_thread_is_nobodys(const struct sp_thread *thread,
+                                        const struct sp_cell *cell) {
+    return cell == &thread->sampled_out || cell == &thread->undecided;
+}
+
+/* The cell of the thread while it runs no span. */
+static inline struct sp_cell *sp_thread_idle_cell(struct sp_thread *thread) {
+    return thread->sampler.on ? &thread->undecided : sp_cell_at(&thread->cells, 0);
 }
 
 /* The blocks of the calling thread, whose state is given, belong to that account from
@@ -170,6 +185,9 @@ static inline void sp_running_add(const struct sp_running *running, uint64_t bus
     if (running->busy > busy_more) *busy += running->busy - busy_more;
     if (running->cpu > cpu_more) *cpu += running->cpu - cpu_more;
 }
+
+/* Spans that were sampled out, since the process began. */
+uint64_t sp_threads_sampled_out(void);
 
 /* A state that no OS thread owns, for tests that play several threads in one.
  * `key` goes to the injected clock source. Joined to `generation`. */

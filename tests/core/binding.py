@@ -6,7 +6,7 @@ one thread that runs the test, on a clock that stands still unless it is told ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ METRICS = (
 )
 KINDS = ("calls", "wall", "cpu", "alloc", "heap")
 NONE, OPEN, ENTERED = range(3)
+SAMPLED, SAMPLED_OUT, UNDECIDED = range(3)
 STARTED, START_RUNNING, START_NO_THREAD = range(3)
 PPROF_OK, PPROF_NO_MEMORY, PPROF_MALFORMED, PPROF_FOREIGN = range(4)
 OTHER = "(other)"
@@ -264,6 +265,10 @@ class Span:
         return int(self.core.lib.spt_span_state(self.pointer))
 
     @property
+    def is_sampled_out(self) -> bool:
+        return bool(self.core.lib.spt_span_is_sampled_out(self.pointer))
+
+    @property
     def path(self) -> int:
         return int(self.core.lib.spt_span_path(self.pointer))
 
@@ -315,16 +320,28 @@ class Thread:
         if state == self.core.ffi.NULL:
             return span
         key = self.core.key(name, **labels)
-        if parent is None:
+        if not self.sampled(state, parent):
+            self.core.lib.sp_span_begin_sampled_out(state, span.pointer)
+        elif parent is None:
             self.core.lib.sp_span_begin(state, span.pointer, key)
         else:
             self.core.lib.sp_span_begin_under(state, span.pointer, key, parent.pointer)
         return span
 
+    def sampled(self, state: Any, parent: Span | None) -> bool:
+        """The decision for a new span; the core's, or else ``core.answer``'s."""
+        above = self.core.ffi.NULL if parent is None else parent.pointer
+        decision = self.core.lib.sp_span_decide(state, above)
+        return decision == SAMPLED or (decision == UNDECIDED and self.core.answer())
+
     def open(self, name: str, parent: Span | None = None, **labels: str) -> Span:
         span = self.core.span()
         state = self.ready()
-        if state != self.core.ffi.NULL:
+        if state == self.core.ffi.NULL:
+            return span
+        if not self.sampled(state, parent):
+            self.core.lib.sp_span_open_sampled_out(state, span.pointer)
+        else:
             above = self.core.ffi.NULL if parent is None else parent.pointer
             key = self.core.key(name, **labels)
             self.core.lib.sp_span_open(state, span.pointer, key, above)
@@ -367,6 +384,8 @@ class Thread:
 
 class Core:
     max_label_values = 1000
+    answer: Callable[[], bool] = staticmethod(lambda: True)
+    """The host's decision for a root, in a session that asks it."""
 
     def __init__(self, ffi: Any, lib: Any) -> None:
         self.ffi = ffi
@@ -394,6 +413,20 @@ class Core:
     def feed_limit(self, limit: int) -> None:
         """Sessions from now on have a feed, so many spans waiting at most; 0: none."""
         self.lib.spt_feed_limit(limit)
+
+    def sample(self, ratio: float, seed: int | None = None) -> None:
+        """Sessions from now on record roots by chance."""
+        self.lib.spt_sampler(1, ratio, seed is not None, seed or 0)
+
+    def sample_by(self, answer: Callable[[], bool] | None) -> None:
+        """Sessions from now on record roots for which that is true; None: all."""
+        self.lib.spt_sampler(0 if answer is None else 2, 0, False, 0)
+        self.answer = answer or (lambda: True)
+
+    @property
+    def sampled_out(self) -> int:
+        """Spans that were sampled out, since the process began."""
+        return int(self.lib.sp_threads_sampled_out())
 
     def take_spans(self) -> list[Record]:
         """Spans that are over, of all threads, up to as many as a batch holds."""
@@ -582,6 +615,7 @@ class Core:
         self._threads.clear()
         self._spans.clear()
         self.lib.spt_clock_use(False)
+        self.sample_by(None)
 
     # --- names ---------------------------------------------------------------
 

@@ -100,6 +100,10 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
 void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
                   const struct sp_span *parent);
 void sp_span_enter(struct sp_thread *thread, struct sp_span *span);
+int sp_span_decide(struct sp_thread *thread, const struct sp_span *parent);
+void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span);
+void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span);
+uint64_t sp_threads_sampled_out(void);
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
 void sp_span_close(struct sp_thread *thread, struct sp_span *span);
 void sp_thread_end_detached(struct sp_thread *thread);
@@ -168,6 +172,8 @@ void sp_feed_read_open(struct sp_open_spans *spans);
 void sp_open_spans_free(struct sp_open_spans *spans);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
 void spt_feed_limit(uint64_t limit);
+void spt_sampler(int kind, double ratio, bool has_seed, uint64_t seed);
+bool spt_span_is_sampled_out(const struct sp_span *span);
 
 struct sp_roster;
 struct sp_roster *sp_roster_new(bool with_heap);

@@ -29,6 +29,7 @@ class Session:
     """The values of one session, until its end and no further (3.6)."""
 
     max_nodes: int
+    sampling: bool = False  # roots are recorded or not, as they are told
     nodes: dict[Path, Node] = field(default_factory=dict)
     folded: int = 0
     closed: list[Span] = field(default_factory=list)  # those that the feed tells next
@@ -51,6 +52,7 @@ class Span:
     parent: Span | None
     start: int
     own: Node = field(default_factory=Node)  # its own part of its node's values (5.1)
+    out: bool = False  # sampled out, with all its descendants (3.7)
     end: int = 0
     id: int = 0  # what the core calls it
     running_on: Thread | None = None
@@ -78,6 +80,7 @@ class Model:
     spans: list[Span] = field(default_factory=list)  # all that are not destroyed
     misnested: int = 0
     abandoned: int = 0
+    sampled_out: int = 0
     now: int = 0
 
     # --- time ----------------------------------------------------------------
@@ -86,28 +89,36 @@ class Model:
         """Time passes; ``cpu`` and ``system`` are what each thread uses of it. All of
         a thread's time belongs to its innermost span (5.1, 5.2)."""
         for thread, used, booked in zip(self.threads, cpu, system, strict=True):
-            if thread.stack and thread.stack[-1].session is self.session:
+            if self._runs(thread):
                 for node in (thread.stack[-1].node, thread.stack[-1].own):
                     node.busy += wall
                     node.cpu += used
                     node.system += booked
         for span in self.spans:
-            if span.idle and span.session is self.session:
+            if span.idle and span.session is self.session and not span.out:
                 span.node.idle += wall
                 span.own.idle += wall
         self.now += wall
 
     def allocate(self, thread: Thread, objects: int, space: int) -> None:
         """The innermost span's (5.5)."""
-        if thread.stack and thread.stack[-1].session is self.session:
+        if self._runs(thread):
             for node in (thread.stack[-1].node, thread.stack[-1].own):
                 node.objects += objects
                 node.space += space
 
+    def _runs(self, thread: Thread) -> bool:
+        """Whether somebody is charged for what the thread does."""
+        return bool(
+            thread.stack
+            and thread.stack[-1].session is self.session
+            and not thread.stack[-1].out
+        )
+
     # --- sessions and threads ------------------------------------------------
 
-    def start(self, max_nodes: int) -> None:
-        self.session = Session(max_nodes)
+    def start(self, max_nodes: int, sampling: bool) -> None:
+        self.session = Session(max_nodes, sampling)
 
     def stop(self) -> None:
         self.session = None
@@ -134,28 +145,44 @@ class Model:
     # --- spans ---------------------------------------------------------------
 
     def _create(
-        self, thread: Thread, frame: Frame, parent: Span | None, opened: bool
+        self,
+        thread: Thread,
+        frame: Frame,
+        parent: Span | None,
+        sampled: bool,
+        opened: bool,
     ) -> Span:
         """A child of ``parent``, else of the innermost running span (4.1, 4.4). What
-        belongs to another session is no parent."""
+        belongs to another session is no parent. A root may be sampled out, a child is
+        if its parent is (3.7)."""
         assert self.session is not None
         above = parent
         if above is None and thread.stack:
             above = thread.stack[-1]
         known = above is not None and above.session is self.session
+        out = above.out if above and known else self.session.sampling and not sampled
+        if out:
+            self.sampled_out += 1
+            span = Span(self.session, (), opened, above, self.now, out=True)
+            self.spans.append(span)
+            return span
         path = self.session.node(above.path if above and known else (), frame)
         span = Span(self.session, path, opened, above if known else None, self.now)
         span.node.calls += 1
         self.spans.append(span)
         return span
 
-    def begin(self, thread: Thread, frame: Frame, parent: Span | None) -> Span:
-        span = self._create(thread, frame, parent, opened=False)
+    def begin(
+        self, thread: Thread, frame: Frame, parent: Span | None, sampled: bool
+    ) -> Span:
+        span = self._create(thread, frame, parent, sampled, opened=False)
         self._push(thread, span)
         return span
 
-    def open(self, thread: Thread, frame: Frame, parent: Span | None) -> Span:
-        span = self._create(thread, frame, parent, opened=True)
+    def open(
+        self, thread: Thread, frame: Frame, parent: Span | None, sampled: bool
+    ) -> Span:
+        span = self._create(thread, frame, parent, sampled, opened=True)
         span.idle = True
         return span
 
@@ -188,7 +215,7 @@ class Model:
     def _destroy(self, span: Span) -> None:
         self.spans.remove(span)
         span.end = self.now
-        if span.session is self.session:
+        if span.session is self.session and not span.out:
             span.session.closed.append(span)
 
     def _push(self, thread: Thread, span: Span) -> None:

@@ -118,6 +118,12 @@ void spt_feed_limit(uint64_t limit) {
     max_pending = limit;
 }
 
+static struct sp_sampler_config sampler;
+void spt_sampler(int kind, double ratio, bool has_seed, uint64_t seed) {
+    sampler =
+        (struct sp_sampler_config){(enum sp_sampler_kind)kind, ratio, has_seed, seed};
+}
+
 static struct sp_session_config config = {
     .track_wall = true, .track_cpu = true, .max_nodes = 1000, .max_label_values = 1000};
 
@@ -128,6 +134,7 @@ int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
                                        .track_allocations = allocations,
                                        .max_nodes = max_nodes,
                                        .max_label_values = max_label_values,
+                                       .sampler = sampler,
                                        .max_pending_spans = max_pending};
     return (int)sp_start(&wanted, NULL);
 }
@@ -171,6 +178,7 @@ int spt_start_heap(uint32_t max_nodes, uint64_t sample_bytes, bool by_span,
                                        .max_label_values = 1000,
                                        .heap_sample_bytes = sample_bytes,
                                        .heap_by_span = by_span,
+                                       .sampler = sampler,
                                        .max_pending_spans = max_pending,
                                        .max_closed_heap_spans = max_closed};
     sp_ages_limit(0);
@@ -190,6 +198,7 @@ int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
                                        .heap_sample_bytes = sample_bytes,
                                        .heap_interval = heap_interval,
                                        .heap_by_span = by_span,
+                                       .sampler = sampler,
                                        .max_pending_spans = max_pending,
                                        .max_closed_heap_spans = max_closed};
     sp_ages_limit(0);
@@ -345,6 +354,9 @@ int spt_span_state(const struct sp_span *span) {
 }
 uint64_t spt_span_id(const struct sp_span *span) {
     return span->id;
+}
+bool spt_span_is_sampled_out(const struct sp_span *span) {
+    return sp_span_is_sampled_out(span);
 }
 uint32_t spt_span_path(const struct sp_span *span) {
     return span->path;

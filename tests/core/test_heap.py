@@ -76,7 +76,7 @@ STEPS = (
     *(("begin", "exit", "make", "free") * 6),
     *(("move", "pass_by", "snapshot", "delta") * 3),
     *("begin_under", "open", "enter", "exit_any", "close", "advance"),
-    *("thread", "end_thread", "start", "stop", "free_unknown", "refuse"),
+    *("chance", "thread", "end_thread", "start", "stop", "free_unknown", "refuse"),
 )
 number = st.integers(0, 1000)
 steps = st.tuples(st.sampled_from(STEPS), number, number, number)
@@ -106,6 +106,8 @@ class HeapProgram(Program):
             return
         self.kind = kind = KINDS[a % len(KINDS)]
         self.core.lib.sp_heap_seed(b + 1)
+        sampling = c % 2 == 1
+        self.core.sample_by((lambda: self.sampled) if sampling else None)
         self.core.start_memory(
             kind.allocations,
             kind.heap,
@@ -115,7 +117,7 @@ class HeapProgram(Program):
             kind.max_closed,
             kind.interval,
         )
-        self.model.start(kind.max_nodes)
+        self.model.start(kind.max_nodes, sampling)
         self.others |= self.heap.blocks.keys()  # from before the session: nobody's
         self.heap = heap_model.Heap()
         self.told = self.earlier = None
@@ -172,7 +174,8 @@ class HeapProgram(Program):
         """Whose blocks the thread makes."""
         top = expected.stack[-1] if expected.stack else None
         tracked = self.kind.allocations and self.model.session is not None
-        return top if tracked and top and top.session is self.model.session else None
+        known = top and top.session is self.model.session and not top.out
+        return top if tracked and known else None
 
     def id_of(self, span: reference.Span) -> int:
         id = next(pair.real.id for pair in self.pairs if pair.expected is span)

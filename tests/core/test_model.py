@@ -19,7 +19,7 @@ COMMON = ("begin", "exit", "advance")
 STEPS = (
     *(COMMON * 4),
     *(("begin_under", "open", "enter", "exit_any", "close", "snapshot", "delta") * 2),
-    *(("thread", "end_thread", "start", "stop", "allocate", "feed") * 2),
+    *(("thread", "end_thread", "start", "stop", "allocate", "feed", "chance") * 2),
 )
 number = st.integers(0, 7)
 steps = st.tuples(st.sampled_from(STEPS), number, number, number)
@@ -62,6 +62,8 @@ class Program:
             for name in ("misnested", "abandoned", "nodes_folded")
         }
         self.folded = 0
+        self.sampled = True  # the sampler's next answers
+        self.sampled_out = self.core.sampled_out
         self.model.now = self.core.wall
         self.thread(0, 0, 0)
         self.start(0, 0, 0)
@@ -92,8 +94,10 @@ class Program:
         if self.model.session is None:
             limit = MAX_NODES[a % len(MAX_NODES)]
             self.core.feed_limit(FEED_LIMIT)
+            sampling = b % 2 == 1
+            self.core.sample_by((lambda: self.sampled) if sampling else None)
             self.core.start(max_nodes=limit)
-            self.model.start(limit)
+            self.model.start(limit, sampling)
             self.shown.clear()
             self.system.clear()
             self.deltas.clear()
@@ -110,6 +114,10 @@ class Program:
         self.check(final)
         self.folded += self.model.session.folded
         self.model.stop()
+
+    def chance(self, a: int, b: int, c: int) -> None:
+        """From now on roots are sampled out, or no longer."""
+        self.sampled = a % 2 == 1
 
     def advance(self, a: int, b: int, c: int) -> None:
         """One thread runs, the others wait; the kernel has a part of the time. Some
@@ -195,8 +203,10 @@ class Program:
         if self.model.session is not None:
             play = self.model.open if opened else self.model.begin
             above_expected = parent.expected if parent is not None else None
-            self.pairs.append(Pair(span, play(expected, frame, above_expected)))
-            self.pairs[-1].expected.id = span.id
+            made = play(expected, frame, above_expected, self.sampled)
+            self.pairs.append(Pair(span, made))
+            assert span.is_sampled_out == made.out
+            made.id = span.id
 
     def enter(self, a: int, b: int, c: int) -> None:
         idle = [pair for pair in self.pairs if pair.expected.idle]
@@ -325,6 +335,7 @@ class Program:
             "abandoned": self.model.abandoned,
             "nodes_folded": self.folded,
         }
+        assert self.core.sampled_out - self.sampled_out == self.model.sampled_out
 
 
 # Programs are small and quick, and what they find may take a rare order of steps.
