@@ -8,6 +8,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     "span_cost",
+    "sampler_cost",
     "clock_accuracy",
     "startup",
     "memory",

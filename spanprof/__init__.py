@@ -39,6 +39,7 @@ from .reporters import (
     Reporter,
     TableReporter,
 )
+from .samplers import AlwaysSampler, HeadSampler, ProbabilisticSampler
 from .session import (
     ProfileBlock,
     Session,
@@ -54,14 +55,17 @@ from .spans import ClosedSpan
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlwaysSampler",
     "CallbackReporter",
     "Callsite",
     "ClosedSpan",
     "FileBackend",
+    "HeadSampler",
     "JsonLinesReporter",
     "Leak",
     "LogReporter",
     "PProfReporter",
+    "ProbabilisticSampler",
     "Profile",
     "ProfileBlock",
     "ProfileConfig",

@@ -241,6 +241,7 @@ def session_start(
     heap_by_span: bool,
     want_profile: bool,
     goes_on: bool,
+    sampler: tuple[float, int | None] | Callable[[int, int, Any], bool] | None,
 ) -> None:
     """Start the process's one session; RuntimeError if one runs.
 
@@ -249,7 +250,8 @@ def session_start(
     once more with ``last=True`` at stop. ``profile`` holds the values since the
     last call, or is None if ``want_profile`` is false. No thread is started
     without ``on_report``. ``on_spans(batch)`` is called there as well, before each
-    report, and whenever many wait.
+    report, and whenever many wait. ``sampler`` is a ratio with a seed, or is called
+    with id, callsite and labels (a dict or None) of each root.
     """
 
 def uncharged(function: Callable[[], _R], /) -> _R:

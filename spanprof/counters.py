@@ -20,6 +20,7 @@ else:
 _lock = _thread.allocate_lock()
 _counts = {
     "reporter_errors": 0,  # exceptions raised by reporters
+    "sampler_errors": 0,  # exceptions raised by samplers
     "reporter_timeouts": 0,  # stops that did not wait for a reporter any longer
     "alloc_hooks_lost": 0,  # times that others had taken our allocation hooks out
     "profiles_written": 0,  # profiles handed to a backend, one kind each

@@ -13,6 +13,7 @@ from .config import ProfileConfig, check_timeout
 from .logs import logger
 from .profiles import Profile
 from .reporters.base import Reporter
+from .samplers import HeadSampler, Question, check_sampler, core_sampler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +54,15 @@ class Session:
     """
 
     def __init__(
-        self, config: ProfileConfig, reporters: tuple[Reporter, ...], blocks: int
+        self,
+        config: ProfileConfig,
+        reporters: tuple[Reporter, ...],
+        sampler: HeadSampler | None,
+        blocks: int,
     ) -> None:
         self._config = config
         self._reporters = reporters
+        self._sampler = sampler
         self._blocks = blocks
         """Under the lock: how many blocks of profile() this session was started for
         and that still run; -1 if start() made it."""
@@ -71,6 +77,7 @@ class Session:
 
         self._delivery = delivery = Delivery(config, self._reporters)
         self._warn_of_lost_hooks("puts them back")
+        self._question = core_sampler(self._sampler)
         _core.session_start(
             track_wall=config.track_wall,
             track_cpu=config.track_cpu,
@@ -90,6 +97,7 @@ class Session:
             heap_by_span=delivery.want_span_heap,
             want_profile=delivery.want_profile,
             goes_on=goes_on,
+            sampler=self._question,
         )
         stop_at_end(_at_exit)
         if self._reporters:
@@ -98,6 +106,10 @@ class Session:
     @property
     def config(self) -> ProfileConfig:
         return self._config
+
+    @property
+    def sampler(self) -> HeadSampler | None:
+        return self._sampler
 
     @property
     def is_running(self) -> bool:
@@ -154,6 +166,8 @@ class Session:
                     self._final = Profile(stopped[0])
             finally:
                 self._stopped.set()
+            if isinstance(self._question, Question):
+                self._question.finish()
         if self._delivery.is_here:
             return True
         try:
@@ -228,19 +242,23 @@ def start(
     config: ProfileConfig | None = None,
     *,
     reporters: Iterable[Reporter] = (),
+    sampler: HeadSampler | None = None,
     **fields: Unpack[ConfigFields],
 ) -> Session:
     """Start the process's session.
 
     ``fields`` are those of :class:`ProfileConfig`; they override ``config``. Raises
-    RuntimeError if a session runs already, and TypeError for a reporter that is none.
+    RuntimeError if a session runs already, and TypeError for a reporter or a sampler
+    that is none. ``sampler`` decides which spans without a parent are recorded, see
+    :class:`HeadSampler`; None: all are.
 
     A session that still runs when the interpreter exits is stopped then.
     """
     config = _configure(config, fields)
     chosen = _check_reporters(reporters)
+    check_sampler(sampler)
     with _lock:
-        return _start(config, chosen, blocks=-1)
+        return _start(config, chosen, sampler, blocks=-1)
 
 
 def stop(timeout: float | None = None) -> bool:
@@ -297,13 +315,16 @@ def _check_reporters(reporters: Iterable[Reporter]) -> tuple[Reporter, ...]:
 
 
 def _start(
-    config: ProfileConfig, reporters: tuple[Reporter, ...], blocks: int
+    config: ProfileConfig,
+    reporters: tuple[Reporter, ...],
+    sampler: HeadSampler | None,
+    blocks: int,
 ) -> Session:
     """Start a session; the caller holds the lock."""
     global _current, _is_installed
     if _current is not None:
         raise RuntimeError("a session is already running")
-    session = Session(config, reporters, blocks)
+    session = Session(config, reporters, sampler, blocks)
     _current = session
     if not _is_installed:
         _is_installed = True
@@ -354,8 +375,9 @@ def _after_fork_in_child() -> None:
 class ProfileBlock:
     """Measures one block of code; :func:`profile` makes it."""
 
-    def __init__(self, config: ProfileConfig) -> None:
+    def __init__(self, config: ProfileConfig, sampler: HeadSampler | None) -> None:
         self._config = config
+        self._sampler = sampler
         self._session: Session | None = None
         self._delivery: Delivery | None = None
         self._before: Profile | None = None
@@ -374,9 +396,9 @@ class ProfileBlock:
         with _lock:
             session = _current
             if session is None:
-                session = _start(self._config, (), blocks=1)
+                session = _start(self._config, (), self._sampler, blocks=1)
             else:
-                _check_measures(session.config, self._config)
+                _check_measures(session, self._config, self._sampler)
                 self._before = session.snapshot()
                 if session._blocks >= 0:
                     session._blocks += 1
@@ -408,7 +430,12 @@ class ProfileBlock:
         self._result = after
 
 
-def _check_measures(running: ProfileConfig, wanted: ProfileConfig) -> None:
+def _check_measures(
+    session: Session, wanted: ProfileConfig, sampler: HeadSampler | None
+) -> None:
+    running = session.config
+    if sampler is not None and sampler != session.sampler:
+        raise RuntimeError(f"the running session has the sampler {session.sampler!r}")
     missing = [kind for kind in wanted.tracked if kind not in running.tracked]
     if missing:
         raise RuntimeError(f"the running session does not track {', '.join(missing)}")
@@ -424,12 +451,16 @@ def _check_measures(running: ProfileConfig, wanted: ProfileConfig) -> None:
 
 
 def profile(
-    config: ProfileConfig | None = None, **fields: Unpack[ConfigFields]
+    config: ProfileConfig | None = None,
+    *,
+    sampler: HeadSampler | None = None,
+    **fields: Unpack[ConfigFields],
 ) -> ProfileBlock:
     """Measure a block of code: ``with profile(track_all=True) as p: ...; p.result``.
 
     If no session runs, one runs for the time of the block; else the values are taken
-    from the running one, which must measure what is asked for (RuntimeError). All
-    threads are measured. Arguments as for :func:`start`.
+    from the running one, which must measure what is asked for, and have an equal
+    sampler if one is given (RuntimeError). All threads are measured. Arguments as for
+    :func:`start`.
     """
-    return ProfileBlock(_configure(config, fields))
+    return ProfileBlock(_configure(config, fields), check_sampler(sampler))

@@ -1,6 +1,7 @@
 /* What @spanprof.span("work") makes of a function: a callable that runs it inside
  * a span of its own, and otherwise passes for the function. */
 #include "callsite_of.h"
+#include "sampling.h"
 #include "span_object.h"
 
 #include <stddef.h>
@@ -20,26 +21,23 @@ typedef struct {
 static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
                                      size_t nargsf, PyObject *kwnames) {
     FunctionObject *self = (FunctionObject *)callable;
-    struct sp_thread *thread = sp_thread_current();
-    if (thread == NULL)
+    if (sp_thread_current() == NULL)
         return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
 
     SpanObject *span =
         span_new(state_of_type(Py_TYPE(self)), self->name, self->labels, self->parent);
     if (span == NULL) return NULL;
-    uint32_t labels = SP_LABELS_NONE;
-    if (self->labels != NULL && labels_are_recorded()) {
-        struct sp_thread *paused = sp_thread_pause();
-        labels = labels_recorded_of(self->labels);
-        sp_thread_resume(paused);
-    }
-    /* A label's str() may have stopped the session. */
-    thread = sp_thread_current();
-    if (thread == NULL) {
+    struct sampling_plan plan;
+    int failed = sampling_plan(&plan, state_of_type(Py_TYPE(self)), self->name,
+                               self->labels, self->parent, &self->callsite);
+    if (failed || plan.thread == NULL) {
         Py_DECREF(span);
+        if (failed) return NULL;
+        /* The sampler, or a label's str(), has stopped the session. */
         return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
     }
-    span_begin_fresh(span, thread, sp_key_make(self->callsite, labels));
+    span->used = span->held = true;
+    span_begin(span, &span->span, &plan);
     PyObject *result = PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
     span_leave(span);
     Py_DECREF(span);

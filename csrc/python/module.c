@@ -34,6 +34,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->sites);
     Py_VISIT(state->label_sets);
     Py_VISIT(state->make_span);
+    Py_VISIT(state->sampler);
     Py_VISIT(state->code_refs);
     return 0;
 }
@@ -56,6 +57,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->sites);
     Py_CLEAR(state->label_sets);
     Py_CLEAR(state->make_span);
+    Py_CLEAR(state->sampler);
     Py_CLEAR(state->code_refs);
     return 0;
 }

@@ -3,6 +3,7 @@
 #include "numpy_handler.h"
 #include "profile_object.h"
 #include "reporter_host.h"
+#include "sampling.h"
 #include "span_object.h"
 #include "state.h"
 
@@ -70,17 +71,19 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                             "heap_by_span",
                             "want_profile",
                             "goes_on",
+                            "sampler",
                             NULL};
     int wall, cpu, allocations, heap, by_span, want_profile, goes_on;
-    PyObject *labels, *on_report, *on_updates, *on_spans;
+    PyObject *labels, *on_report, *on_updates, *on_spans, *sampler;
     unsigned long long max_nodes, max_label_values, sample_bytes, max_pending,
         max_closed;
     double interval, heap_interval;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppppKO!KKddOOOKKppp:session_start", names, &wall, &cpu,
+            args, kwargs, "$ppppKO!KKddOOOKKpppO:session_start", names, &wall, &cpu,
             &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
             &max_label_values, &interval, &heap_interval, &on_report, &on_updates,
-            &on_spans, &max_pending, &max_closed, &by_span, &want_profile, &goes_on))
+            &on_spans, &max_pending, &max_closed, &by_span, &want_profile, &goes_on,
+            &sampler))
         return NULL;
     if (!goes_on && sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
@@ -112,12 +115,15 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     const struct recorded_labels *recorded =
         recorded_labels_of(labels, config.max_label_values);
     if (recorded == NULL) return NULL;
+    if (sampling_configure(&config.sampler, sampler) < 0) return NULL;
 
     struct sp_host host = {.want_profile = want_profile,
                            .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
     if (reports && reporter_host_init(&host, state_of_module(module), &calls) < 0)
         return NULL;
     if (config.track_allocations) alloc_hooks_install();
+    sampling_publish(state_of_module(module),
+                     config.sampler.kind == SP_SAMPLER_ASK ? sampler : NULL);
     enum sp_start_status status;
     /* It waits for the reporter thread to make its thread state, for a fraction of a
      * millisecond. With the GIL: see begin() in reporter_host.c. Without one, the first
@@ -136,6 +142,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
         Py_RETURN_NONE;
     }
     if (reports) reporter_host_discard(&host);
+    sampling_publish(state_of_module(module), NULL);
     PyErr_SetString(PyExc_RuntimeError, status != SP_START_RUNNING
                                             ? "cannot start the reporter thread"
                                         : goes_on ? "the session is over"
@@ -153,6 +160,7 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     ended = sp_stop(timeout, &final);
     Py_END_ALLOW_THREADS
     if (final == NULL) Py_RETURN_NONE; /* somebody else stopped it meanwhile */
+    sampling_publish(state_of_module(module), NULL);
     PyObject *profile = profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;
     PyObject *result = PyTuple_Pack(2, profile, ended ? Py_True : Py_False);
@@ -227,6 +235,7 @@ static int fill_stats(PyObject *dict) {
         add_number(dict, "callsites", sp_callsite_count()) < 0 ||
         add_number(dict, "label_sets", sp_labels_count()) < 0 ||
         add_number(dict, "thread_states", states) < 0 ||
+        add_number(dict, "spans_sampled_out", sp_threads_sampled_out()) < 0 ||
         add_number(dict, "numpy_handlers",
                    atomic_load_explicit(&numpy_handler_count, memory_order_relaxed)) <
             0 ||

@@ -3,6 +3,7 @@
 #include "span_object.h"
 
 #include "callsite_of.h"
+#include "sampling.h"
 
 #include "../core/stats.h"
 
@@ -222,17 +223,12 @@ static PyObject *span_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 
 /* --- entering ----------------------------------------------------------------- */
 
-static sp_key key_of(SpanObject *self, struct sp_thread *thread) {
-    uint32_t callsite = callsite_of_caller(STATE_OF(self), thread, self->name);
-    if (SP_LIKELY(self->labels == NULL) || !labels_are_recorded())
-        return sp_key_make(callsite, SP_LABELS_NONE);
-    struct sp_thread *paused = sp_thread_pause();
-    uint32_t labels = labels_recorded_of(self->labels);
-    sp_thread_resume(paused);
-    return sp_key_make(callsite, labels);
+static inline int plan_of(SpanObject *self, struct sampling_plan *plan) {
+    return sampling_plan(plan, STATE_OF(self), self->name, self->labels, self->parent,
+                         NULL);
 }
 
-static int entered_again(SpanObject *self, struct sp_thread *thread, sp_key key) {
+static int entered_again(SpanObject *self, const struct sampling_plan *plan) {
     struct sp_thread *paused = sp_thread_pause();
     struct run *run = PyMem_RawCalloc(1, sizeof *run);
     sp_thread_resume(paused);
@@ -243,16 +239,20 @@ static int entered_again(SpanObject *self, struct sp_thread *thread, sp_key key)
     run->span.owner = self;
     run->next = self->extra;
     self->extra = run;
-    Py_INCREF(self);
-    if (self->parent == NULL)
-        sp_span_begin(thread, &run->span, key);
-    else
-        sp_span_begin_under(thread, &run->span, key, span_run_of(self->parent));
+    span_begin(self, &run->span, plan);
     return 0;
 }
 
-static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread,
-                                sp_key key) {
+/* An opened span is entered once more while it is entered: that is a span beside it,
+ * at the same place. It is sampled out if that one is, or if its own parent is. */
+static void plan_beside(const SpanObject *self, struct sampling_plan *plan) {
+    plan->key = self->span.key;
+    plan->sampled_out = sp_span_is_sampled_out(&self->span) ||
+                        (self->parent == NULL && plan->thread->top != NULL &&
+                         sp_span_is_unheard(plan->thread));
+}
+
+static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
     if (self->life == LIFE_CLOSED || self->close_pending) {
         PyErr_Format(PyExc_RuntimeError, "span %R is closed", self->name);
         return -1;
@@ -261,19 +261,20 @@ static SP_COLD int enter_locked(SpanObject *self, struct sp_thread *thread,
     /* What was opened without a session, or in another, stays unrecorded. */
     bool stale =
         self->life == LIFE_OPENED && self->span.generation != sp_session_running();
-    if (thread == NULL || stale) {
+    if (plan->thread == NULL || stale) {
         self->unrecorded++;
         return 0;
     }
-    if (self->held)
-        return entered_again(self, thread,
-                             self->life == LIFE_OPENED ? self->span.key : key);
+    if (self->held) {
+        if (self->life == LIFE_OPENED) plan_beside(self, plan);
+        return entered_again(self, plan);
+    }
+    self->held = true;
     if (self->life == LIFE_OPENED) {
-        self->held = true;
         Py_INCREF(self);
-        sp_span_enter(thread, &self->span);
+        sp_span_enter(plan->thread, &self->span);
     } else {
-        span_begin_fresh(self, thread, key);
+        span_begin(self, &self->span, plan);
     }
     return 0;
 }
@@ -282,19 +283,29 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     int failed;
     SPANPROF_LOCK(self);
-    struct sp_thread *thread = sp_thread_current();
-    sp_key key = 0;
-    if (thread != NULL && self->life != LIFE_OPENED) {
-        /* May run Python (a label's str()), which may do anything: enter this very
-         * object, stop the session. Hence before anything is looked at, and no Python
-         * from here to the push. */
-        key = key_of(self, thread);
-        thread = sp_thread_current();
-    }
-    failed = enter_locked(self, thread, key);
+    struct sampling_plan plan = {0};
+    /* May run Python, which may do anything: enter this very object, stop the session.
+     * Hence before anything is looked at, and no Python from here to the push. */
+    if (self->life != LIFE_OPENED)
+        failed = plan_of(self, &plan);
+    else
+        failed = (plan.thread = sp_thread_current(), 0);
+    if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
 }
+
+#if SPANPROF_QUICK_PATHS
+/* Apart, so that the usual way through span_enter does not pay for its registers. */
+static __attribute__((noinline)) PyObject *
+span_enter_unheard(SpanObject *self, struct sp_thread *thread) {
+    if (SP_UNLIKELY(!sp_span_skips(thread))) return span_enter_slow((PyObject *)self);
+    self->used = self->held = true;
+    Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
+    sp_span_begin_unheard(thread, &self->span);
+    return (PyObject *)self;
+}
+#endif
 
 static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
 #if SPANPROF_QUICK_PATHS
@@ -308,9 +319,12 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
             self->unrecorded++;
             return Py_NewRef(object);
         }
-        if (SP_LIKELY(thread != NULL && self->labels == NULL && self->parent == NULL &&
+        if (SP_LIKELY(thread != NULL && self->parent == NULL &&
                       atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
                           generation)) {
+            if (SP_UNLIKELY(sp_span_is_unheard(thread)))
+                return span_enter_unheard(self, thread);
+            if (self->labels != NULL) return span_enter_slow(object);
             struct sp_site *site = site_of_caller(thread, self->name);
             if (SP_LIKELY(site != NULL)) {
                 self->used = self->held = true;
@@ -428,7 +442,13 @@ void span_leave(SpanObject *self) {
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
                   !self->close_pending)) {
-        if (SP_LIKELY(sp_span_exit_quick(thread, &self->span))) {
+        if (sp_span_is_sampled_out(&self->span)) {
+            if (SP_LIKELY(sp_span_exit_unheard(thread, &self->span))) {
+                self->held = false;
+                Py_DECREF(self);
+                return;
+            }
+        } else if (SP_LIKELY(sp_span_exit_quick(thread, &self->span))) {
             self->held = false;
             Py_DECREF(self); /* never the last: the caller holds one */
             return;
@@ -471,19 +491,17 @@ static bool refuse_open(SpanObject *self) {
 
 static int open_locked(SpanObject *self) {
     if (refuse_open(self)) return -1;
-    struct sp_thread *thread = sp_thread_current();
-    sp_key key = 0;
-    if (thread != NULL) {
-        /* As in span_enter_slow: this may run Python, which may open it as well. */
-        key = key_of(self, thread);
-        thread = sp_thread_current();
-        if (refuse_open(self)) return -1;
-    }
+    struct sampling_plan plan;
+    /* As in span_enter_slow: this may run Python, which may open it as well. */
+    if (plan_of(self, &plan) < 0 || refuse_open(self)) return -1;
     self->life = LIFE_OPENED;
     self->used = true;
     self->span.generation = 0;
-    if (thread != NULL)
-        sp_span_open(thread, &self->span, key,
+    if (plan.thread == NULL) return 0;
+    if (plan.sampled_out)
+        sp_span_open_sampled_out(plan.thread, &self->span);
+    else
+        sp_span_open(plan.thread, &self->span, plan.key,
                      self->parent != NULL ? span_run_of(self->parent) : NULL);
     return 0;
 }
@@ -621,7 +639,8 @@ const struct sp_span *span_run_of(SpanObject *self) {
 
 static PyObject *span_get_id(PyObject *object, void *closure) {
     (void)closure;
-    return PyLong_FromUnsignedLongLong(span_run_of((SpanObject *)object)->id);
+    const struct sp_span *span = span_run_of((SpanObject *)object);
+    return PyLong_FromUnsignedLongLong(sp_span_is_sampled_out(span) ? 0 : span->id);
 }
 
 static PyObject *span_get_name(PyObject *object, void *closure) {
@@ -644,7 +663,8 @@ static PyObject *span_get_is_recording(PyObject *object, void *closure) {
     const struct sp_span *span = span_run_of((SpanObject *)object);
     uint32_t running = sp_session_running();
     return PyBool_FromLong(running != 0 && span->generation == running &&
-                           sp_span_state(span) != SP_SPAN_NONE);
+                           sp_span_state(span) != SP_SPAN_NONE &&
+                           !sp_span_is_sampled_out(span));
 }
 
 static PyObject *span_repr(PyObject *object) {
@@ -771,7 +791,7 @@ static PyMethodDef span_methods[] = {
 
 static PyGetSetDef span_getset[] = {
     {"id", span_get_id, NULL,
-     "Number of the (last) span, unique in the process; 0 before it was recorded.",
+     "Number of the (last) span, unique in the process; 0 if it was not recorded.",
      NULL},
     {"name", span_get_name, NULL, "The name as given.", NULL},
     {"labels", span_get_labels, NULL, "The labels as given, read-only.", NULL},
@@ -810,7 +830,7 @@ PyDoc_STRVAR(
     current_span_doc,
     "current_span()\n--\n\n"
     "The innermost span that is entered on this thread, None without one or without\n"
-    "a session.");
+    "a session. One that is sampled out as well: its is_recording is False.");
 
 static PyObject *current_span(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     struct sp_thread *thread = sp_thread_current();

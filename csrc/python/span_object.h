@@ -59,17 +59,6 @@ SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
 /* The run that the caller means: its own thread's innermost one, else the first. */
 const struct sp_span *span_run_of(SpanObject *self);
 
-/* Enter a fresh object on the thread, without asking where from. */
-static inline void span_begin_fresh(SpanObject *self, struct sp_thread *thread,
-                                    sp_key key) {
-    self->used = self->held = true;
-    Py_INCREF(self);
-    if (SP_LIKELY(self->parent == NULL))
-        sp_span_begin(thread, &self->span, key);
-    else
-        sp_span_begin_under(thread, &self->span, key, span_run_of(self->parent));
-}
-
 /* Exit: never fails, leaves a pending exception alone. */
 void span_leave(SpanObject *self);
 

@@ -26,6 +26,7 @@ typedef struct {
     PyTypeObject *metadata_type;
     PyObject *sites, *label_sets; /* dicts, see span_values.c */
     PyObject *make_span;          /* see span_batch.c; or NULL */
+    PyObject *sampler;            /* see sampling.h; or NULL */
     PyObject *code_refs;          /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;

@@ -1,0 +1,92 @@
+#include "sampling.h"
+
+int sampling_configure(struct sp_sampler_config *config, PyObject *sampler) {
+    *config = (struct sp_sampler_config){.kind = SP_SAMPLER_NONE};
+    if (sampler == Py_None) return 0;
+    if (!PyTuple_Check(sampler)) {
+        config->kind = SP_SAMPLER_ASK;
+        return 0;
+    }
+    PyObject *seed;
+    config->kind = SP_SAMPLER_RATIO;
+    if (!PyArg_ParseTuple(sampler, "dO", &config->ratio, &seed)) return -1;
+    config->has_seed = seed != Py_None;
+    if (config->has_seed) config->seed = PyLong_AsUnsignedLongLongMask(seed);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Other threads may be about to call the one that goes: its field has a lock. */
+static PyObject *exchange(ModuleState *state, PyObject *function) {
+    PyObject *before;
+    SPANPROF_LOCK((PyObject *)state->span_type);
+    before = state->sampler;
+    state->sampler = function;
+    SPANPROF_UNLOCK();
+    return before;
+}
+
+void sampling_publish(ModuleState *state, PyObject *function) {
+    PyObject *before = exchange(state, Py_XNewRef(function));
+    Py_XDECREF(before);
+}
+
+static PyObject *function_of(ModuleState *state) {
+    PyObject *function;
+    SPANPROF_LOCK((PyObject *)state->span_type);
+    function = Py_XNewRef(state->sampler);
+    SPANPROF_UNLOCK();
+    return function;
+}
+
+static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
+               PyObject *labels) {
+    PyObject *function = function_of(state);
+    /* Another interpreter's session: it cannot be asked here. */
+    if (function == NULL) return 1;
+    /* Meanwhile this thread is the profiler's: spans that are opened here are not
+     * recorded, and ask nobody. */
+    struct sp_thread *paused = sp_thread_pause();
+    unsigned long long id = thread->next_id; /* it makes no span until it is back */
+    sp_thread_poke(thread);
+    thread->is_profilers = true;
+    PyObject *answer =
+        PyObject_CallFunction(function, "KkO", id, (unsigned long)callsite,
+                              labels != NULL ? labels : Py_None);
+    thread->is_profilers = false;
+    sp_thread_resume(paused);
+    Py_DECREF(function);
+    int sampled = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    return sampled;
+}
+
+static uint32_t labels_of(PyObject *labels) {
+    if (SP_LIKELY(labels == NULL) || !labels_are_recorded()) return SP_LABELS_NONE;
+    struct sp_thread *paused = sp_thread_pause();
+    uint32_t recorded = labels_recorded_of(labels);
+    sp_thread_resume(paused);
+    return recorded;
+}
+
+int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject *name,
+                       PyObject *labels, SpanObject *parent, const uint32_t *callsite) {
+    struct sp_thread *thread = plan->thread;
+    uint32_t generation = sp_session_running();
+    enum sp_decision decision =
+        sp_span_decide(thread, parent != NULL ? span_run_of(parent) : NULL);
+    plan->sampled_out = decision == SP_SAMPLED_OUT;
+    if (plan->sampled_out) return 0;
+    uint32_t where =
+        callsite != NULL ? *callsite : callsite_of_caller(state, thread, name);
+    if (decision == SP_UNDECIDED) {
+        int sampled = ask(state, thread, where, labels);
+        if (sampled < 0) return -1;
+        plan->sampled_out = !sampled;
+    }
+    if (!plan->sampled_out) plan->key = sp_key_make(where, labels_of(labels));
+    plan->thread = sp_thread_current();
+    /* The decision was another session's. */
+    if (decision == SP_UNDECIDED && sp_session_running() != generation)
+        plan->thread = NULL;
+    return 0;
+}
