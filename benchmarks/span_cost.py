@@ -92,6 +92,16 @@ def label(n: int) -> None:
             pass
 
 
+def inherited(n: int) -> None:
+    with spanprof.labels(user="a"):
+        span(n)
+
+
+def inherited_other(n: int) -> None:
+    with spanprof.labels(tenant="a"):
+        span(n)
+
+
 def bare_function() -> None:
     pass
 
@@ -119,6 +129,8 @@ SPANS = {
     "nested": nested,
     "same object": same_object,
     "label": label,
+    "inherited": inherited,
+    "inherited, not recorded": inherited_other,
     "call": call,
     "decorated": decorated_call,
 }
@@ -229,6 +241,12 @@ def measure(floor: Path | None) -> harness.Rounds:
             "session: the same object again": (on, "same object"),
             "session: label given": (on, "label"),
             "session: label recorded": (labels, "label"),
+            "session: in labels(), recorded": (labels, "inherited"),
+            "session: in labels(), others recorded": (
+                labels,
+                "inherited, not recorded",
+            ),
+            "session: in labels(), none recorded": (on, "inherited"),
             "session: bare call": (on, "call"),
             "session: decorated call": (on, "decorated"),
             "clock_gettime: with span": (slow, "span"),
@@ -253,11 +271,11 @@ def main() -> None:
         ("session: four deep, each", 4),
     ):
         results[name] = [value / spans for value in results[name]]
-    print(f"{'':<36}{'median ns':>10}{'of by hand':>12}{'of lock':>10}")
+    print(f"{'':<38}{'median ns':>10}{'of by hand':>12}{'of lock':>10}")
     for name, values in results.items():
         to_hand = harness.ratio(results, name, BY_HAND)
         to_lock = harness.ratio(results, name, "with threading.Lock()")
-        print(f"{name:<36}{median(values):>10.1f}{to_hand:>12.2f}{to_lock:>10.2f}")
+        print(f"{name:<38}{median(values):>10.1f}{to_hand:>12.2f}{to_lock:>10.2f}")
 
     recent = sys.version_info >= (3, 14)
     results["decoration"] = [

@@ -28,6 +28,7 @@ from ._core import (
 )
 from .config import ProfileConfig
 from .counters import Stats, stats
+from .labelcontext import LabelsBlock, labels
 from .profiles import Callsite, Leak, Profile, Sample, TopRow
 from .reporters import (
     CallbackReporter,
@@ -62,6 +63,7 @@ __all__ = [
     "FileBackend",
     "HeadSampler",
     "JsonLinesReporter",
+    "LabelsBlock",
     "Leak",
     "LogReporter",
     "PProfReporter",
@@ -86,6 +88,7 @@ __all__ = [
     "current_span",
     "flush",
     "is_running",
+    "labels",
     "profile",
     "snapshot",
     "span",

@@ -276,6 +276,16 @@ def numpy_enable(api: object, /) -> bool:
 def hooks_lost() -> bool:
     """Whether somebody has taken our allocation hooks out since they were put in."""
 
+def labels_enter(block: object, labels: dict[str, object], /) -> None:
+    """Spans that are opened in the current context inherit these."""
+
+def labels_exit(block: object, /) -> None:
+    """End what the block's innermost ``labels_enter`` began, if it was in this context
+    or one that this is a copy of."""
+
+def inherited_labels() -> dict[str, object]:
+    """Those of the current context."""
+
 def set_manual_clock(wall_ns: int | None, cpu_ns: int | None, /) -> None:
     """Tests only: replace both clocks by the given readings, for every thread
     (``None, None``: back to the real ones). Refused while a session runs

@@ -43,7 +43,8 @@ class SpanMetadata(NamedTuple):
     line: int
 
     labels: Labels
-    """All that the span was given, also those that are not recorded. Read-only."""
+    """All that the span was given or inherits (:func:`spanprof.labels`), also those
+    that are not recorded. Read-only."""
 
 
 class HeadSampler:

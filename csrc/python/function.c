@@ -18,6 +18,18 @@ typedef struct {
     PyObject *weakrefs;
 } FunctionObject;
 
+/* Enter the call's span. 0: no session runs any more; -1 with an exception. */
+static __attribute__((noinline)) int begin_planned(FunctionObject *self,
+                                                   SpanObject *span) {
+    struct sampling_plan plan;
+    if (sampling_plan(&plan, state_of_type(Py_TYPE(self)), self->name, self->labels,
+                      self->parent, &self->callsite) < 0)
+        return -1;
+    if (plan.thread == NULL) return 0;
+    span_begin(span, &span->span, &plan);
+    return 1;
+}
+
 static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
                                      size_t nargsf, PyObject *kwnames) {
     FunctionObject *self = (FunctionObject *)callable;
@@ -27,17 +39,21 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
     SpanObject *span =
         span_new(state_of_type(Py_TYPE(self)), self->name, self->labels, self->parent);
     if (span == NULL) return NULL;
-    struct sampling_plan plan;
-    int failed = sampling_plan(&plan, state_of_type(Py_TYPE(self)), self->name,
-                               self->labels, self->parent, &self->callsite);
-    if (failed || plan.thread == NULL) {
-        Py_DECREF(span);
-        if (failed) return NULL;
-        /* The sampler, or a label's str(), has stopped the session. */
-        return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+    struct sp_thread *thread = sp_thread_current();
+    if (SP_LIKELY(thread != NULL && self->parent == NULL &&
+                  sampling_is_needless(thread, self->labels))) {
+        Py_INCREF(span);
+        sp_span_begin(thread, &span->span, sp_key_make(self->callsite, SP_LABELS_NONE));
+    } else {
+        int begun = begin_planned(self, span);
+        if (SP_UNLIKELY(begun <= 0)) {
+            Py_DECREF(span);
+            if (begun < 0) return NULL;
+            /* The sampler, or a label's str(), has stopped the session. */
+            return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+        }
     }
     span->used = span->held = true;
-    span_begin(span, &span->span, &plan);
     PyObject *result = PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
     span_leave(span);
     Py_DECREF(span);

@@ -89,7 +89,7 @@ static PyObject *value_text(PyObject *value) {
     return text;
 }
 
-uint32_t labels_recorded_of(PyObject *labels) {
+uint32_t labels_recorded_of(PyObject *labels, PyObject *inherited) {
     struct sp_text keys[MOST_RECORDED], values[MOST_RECORDED];
     PyObject *texts[MOST_RECORDED], *owners[MOST_RECORDED];
     uint32_t count = 0;
@@ -97,6 +97,8 @@ uint32_t labels_recorded_of(PyObject *labels) {
         atomic_load_explicit(&recorded, memory_order_acquire);
     for (size_t i = 0; set != NULL && i < set->count; i++) {
         PyObject *value = PyDict_GetItemString(labels, set->names[i]);
+        if (value == NULL && inherited != NULL)
+            value = PyDict_GetItemString(inherited, set->names[i]);
         if (value == NULL) continue;
         Py_INCREF(value);
         texts[count] = value_text(value);

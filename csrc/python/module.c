@@ -12,6 +12,7 @@ static int module_exec(PyObject *module) {
     if (span_batch_init(module) < 0) return -1;
     if (span_values_init(module) < 0) return -1;
     if (span_updates_init(module) < 0) return -1;
+    if (inherited_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
         state_first = state;
@@ -35,6 +36,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->label_sets);
     Py_VISIT(state->make_span);
     Py_VISIT(state->sampler);
+    Py_VISIT(state->inherited_type);
+    Py_VISIT(state->inherited_var);
     Py_VISIT(state->code_refs);
     return 0;
 }
@@ -58,6 +61,8 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->label_sets);
     Py_CLEAR(state->make_span);
     Py_CLEAR(state->sampler);
+    Py_CLEAR(state->inherited_type);
+    Py_CLEAR(state->inherited_var);
     Py_CLEAR(state->code_refs);
     return 0;
 }

@@ -38,6 +38,19 @@ static PyObject *function_of(ModuleState *state) {
     return function;
 }
 
+/* The span's and those that it inherits: a new reference, or NULL if there are none.
+ * Out of memory those of the span alone. */
+static PyObject *all_labels(ModuleState *state, PyObject *labels) {
+    InheritedObject *inherited = inherited_may_be() ? inherited_current(state) : NULL;
+    if (inherited == NULL) return Py_XNewRef(labels);
+    PyObject *all = PyDict_Copy(inherited->labels);
+    Py_DECREF(inherited);
+    if (all != NULL && (labels == NULL || PyDict_Update(all, labels) == 0)) return all;
+    PyErr_Clear();
+    Py_XDECREF(all);
+    return Py_XNewRef(labels);
+}
+
 static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
                PyObject *labels) {
     PyObject *function = function_of(state);
@@ -46,12 +59,13 @@ static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
     /* Meanwhile this thread is the profiler's: spans that are opened here are not
      * recorded, and ask nobody. */
     struct sp_thread *paused = sp_thread_pause();
+    PyObject *all = all_labels(state, labels);
     unsigned long long id = thread->next_id; /* it makes no span until it is back */
     sp_thread_poke(thread);
     thread->is_profilers = true;
-    PyObject *answer =
-        PyObject_CallFunction(function, "KkO", id, (unsigned long)callsite,
-                              labels != NULL ? labels : Py_None);
+    PyObject *answer = PyObject_CallFunction(
+        function, "KkO", id, (unsigned long)callsite, all != NULL ? all : Py_None);
+    Py_XDECREF(all);
     thread->is_profilers = false;
     sp_thread_resume(paused);
     Py_DECREF(function);
@@ -60,10 +74,19 @@ static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
     return sampled;
 }
 
-static uint32_t labels_of(PyObject *labels) {
-    if (SP_LIKELY(labels == NULL) || !labels_are_recorded()) return SP_LABELS_NONE;
+static uint32_t labels_of(ModuleState *state, PyObject *labels, uint32_t generation) {
+    if (!labels_are_recorded()) return SP_LABELS_NONE;
     struct sp_thread *paused = sp_thread_pause();
-    uint32_t recorded = labels_recorded_of(labels);
+    uint32_t recorded = SP_LABELS_NONE;
+    if (labels == NULL) {
+        recorded = inherited_recorded(state, generation);
+    } else {
+        InheritedObject *inherited =
+            inherited_may_be() ? inherited_current(state) : NULL;
+        recorded =
+            labels_recorded_of(labels, inherited != NULL ? inherited->labels : NULL);
+        Py_XDECREF(inherited);
+    }
     sp_thread_resume(paused);
     return recorded;
 }
@@ -83,7 +106,8 @@ int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject 
         if (sampled < 0) return -1;
         plan->sampled_out = !sampled;
     }
-    if (!plan->sampled_out) plan->key = sp_key_make(where, labels_of(labels));
+    if (!plan->sampled_out)
+        plan->key = sp_key_make(where, labels_of(state, labels, generation));
     plan->thread = sp_thread_current();
     /* The decision was another session's. */
     if (decision == SP_UNDECIDED && sp_session_running() != generation)

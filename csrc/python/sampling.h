@@ -3,6 +3,7 @@
 #define SPANPROF_PYTHON_SAMPLING_H
 
 #include "callsite_of.h"
+#include "inherited.h"
 #include "span_object.h"
 
 /* What `sampler` means: None, (ratio, seed or None), or a function that is asked
@@ -23,6 +24,13 @@ struct sampling_plan {
 int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject *name,
                        PyObject *labels, SpanObject *parent, const uint32_t *callsite);
 
+/* Whether there is nothing to decide, nor a label to record. */
+static inline bool sampling_is_needless(const struct sp_thread *thread,
+                                        PyObject *labels) {
+    return SP_LIKELY(!thread->sampler.on) &&
+           (SP_LIKELY(labels == NULL && !inherited_may_be()) || !labels_are_recorded());
+}
+
 /* Plan a span of the calling thread, below `parent` if not NULL. `callsite` NULL: that
  * of the caller's instruction. May run Python (the sampler, a label's str()), which may
  * do anything, hence before anything is looked at. -1 with an exception. */
@@ -33,8 +41,7 @@ static inline int sampling_plan(struct sampling_plan *plan, ModuleState *state,
     plan->thread = thread;
     plan->sampled_out = false;
     if (thread == NULL) return 0;
-    if (SP_UNLIKELY(thread->sampler.on) ||
-        SP_UNLIKELY(labels != NULL && labels_are_recorded()))
+    if (!sampling_is_needless(thread, labels))
         return sampling_plan_slow(plan, state, name, labels, parent, callsite);
     plan->key = sp_key_make(callsite != NULL ? *callsite
                                              : callsite_of_caller(state, thread, name),

@@ -122,6 +122,8 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     if (reports && reporter_host_init(&host, state_of_module(module), &calls) < 0)
         return NULL;
     if (config.track_allocations) alloc_hooks_install();
+    /* Before a span can see the session: what it makes of its labels is kept. */
+    labels_publish(recorded);
     sampling_publish(state_of_module(module),
                      config.sampler.kind == SP_SAMPLER_ASK ? sampler : NULL);
     enum sp_start_status status;
@@ -137,7 +139,6 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
     Py_END_ALLOW_THREADS
 #endif
     if (status == SP_STARTED) {
-        labels_publish(recorded);
         numpy_handler_want(config.track_allocations);
         Py_RETURN_NONE;
     }

@@ -296,13 +296,33 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
 }
 
 #if SPANPROF_QUICK_PATHS
-/* Apart, so that the usual way through span_enter does not pay for its registers. */
+/* These are apart, so that the usual way through span_enter does not pay for their
+ * registers. */
 static __attribute__((noinline)) PyObject *
 span_enter_unheard(SpanObject *self, struct sp_thread *thread) {
     if (SP_UNLIKELY(!sp_span_skips(thread))) return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
     sp_span_begin_unheard(thread, &self->span);
+    return (PyObject *)self;
+}
+
+/* Of a span that has or may inherit labels: they may be none that are recorded, or
+ * those of a block, which are known. */
+static __attribute__((noinline)) PyObject *
+span_enter_labelled(SpanObject *self, struct sp_thread *thread, uint32_t generation) {
+    uint32_t labels = SP_LABELS_NONE;
+    bool known = self->labels != NULL
+                     ? !labels_are_recorded()
+                     : inherited_recorded_quick(STATE_OF(self), generation, &labels);
+    struct sp_site *site = known ? site_of_caller(thread, self->name) : NULL;
+    if (SP_UNLIKELY(site == NULL)) return span_enter_slow((PyObject *)self);
+    self->used = self->held = true;
+    Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
+    if (labels == SP_LABELS_NONE)
+        sp_span_begin_at(thread, &self->span, site);
+    else
+        sp_span_begin(thread, &self->span, sp_key_make(site->callsite, labels));
     return (PyObject *)self;
 }
 #endif
@@ -324,7 +344,8 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
                           generation)) {
             if (SP_UNLIKELY(sp_span_is_unheard(thread)))
                 return span_enter_unheard(self, thread);
-            if (self->labels != NULL) return span_enter_slow(object);
+            if (SP_UNLIKELY(self->labels != NULL || inherited_may_be()))
+                return span_enter_labelled(self, thread, generation);
             struct sp_site *site = site_of_caller(thread, self->name);
             if (SP_LIKELY(site != NULL)) {
                 self->used = self->held = true;

@@ -49,8 +49,9 @@ const struct recorded_labels *labels_intern_recorded(const char *const *names,
 void labels_publish(const struct recorded_labels *labels);
 
 bool labels_are_recorded(void);
-/* Id of the recorded ones among `labels` (a dict); never fails. Runs str(). */
-uint32_t labels_recorded_of(PyObject *labels);
+/* Id of the recorded ones among `labels` and, where a name is missing there, among
+ * `inherited` (dicts, the latter may be NULL). Never fails. Runs str(). */
+uint32_t labels_recorded_of(PyObject *labels, PyObject *inherited);
 
 /* A new object with its name (and labels, parent: NULL or borrowed). */
 SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,

@@ -27,7 +27,9 @@ typedef struct {
     PyObject *sites, *label_sets; /* dicts, see span_values.c */
     PyObject *make_span;          /* see span_batch.c; or NULL */
     PyObject *sampler;            /* see sampling.h; or NULL */
-    PyObject *code_refs;          /* dict: address of a code object -> weak reference */
+    PyTypeObject *inherited_type;
+    PyObject *inherited_var; /* see inherited.h */
+    PyObject *code_refs;     /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;
 } ModuleState;
@@ -52,6 +54,7 @@ int profile_object_init(PyObject *module);
 int span_batch_init(PyObject *module);
 int span_values_init(PyObject *module);
 int span_updates_init(PyObject *module);
+int inherited_init(PyObject *module);
 int session_init(PyObject *module);
 
 void span_object_clear_free_list(ModuleState *state);
