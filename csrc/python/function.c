@@ -22,6 +22,13 @@ typedef struct {
 static __attribute__((noinline)) int begin_planned(FunctionObject *self,
                                                    SpanObject *span) {
     struct sampling_plan plan;
+    struct sp_thread *thread = sp_thread_current();
+    if (thread != NULL && self->parent == NULL && sp_span_is_unheard(thread) &&
+        sp_span_skips(thread)) {
+        Py_INCREF(span);
+        sp_span_begin_unheard(thread, &span->span);
+        return 1;
+    }
     if (sampling_plan(&plan, state_of_type(Py_TYPE(self)), self->name, self->labels,
                       self->parent, &self->callsite) < 0)
         return -1;

@@ -74,6 +74,10 @@ static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
     return sampled;
 }
 
+static uint32_t generation_of(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+}
+
 static uint32_t labels_of(ModuleState *state, PyObject *labels, uint32_t generation) {
     if (!labels_are_recorded()) return SP_LABELS_NONE;
     struct sp_thread *paused = sp_thread_pause();
@@ -94,7 +98,8 @@ static uint32_t labels_of(ModuleState *state, PyObject *labels, uint32_t generat
 int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject *name,
                        PyObject *labels, SpanObject *parent, const uint32_t *callsite) {
     struct sp_thread *thread = plan->thread;
-    uint32_t generation = sp_session_running();
+    uint32_t generation = generation_of(thread);
+    bool sampling = thread->sampler.on;
     enum sp_decision decision =
         sp_span_decide(thread, parent != NULL ? span_run_of(parent) : NULL);
     plan->sampled_out = decision == SP_SAMPLED_OUT;
@@ -108,9 +113,10 @@ int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject 
     }
     if (!plan->sampled_out)
         plan->key = sp_key_make(where, labels_of(state, labels, generation));
-    plan->thread = sp_thread_current();
-    /* The decision was another session's. */
-    if (decision == SP_UNDECIDED && sp_session_running() != generation)
+    thread = plan->thread = sp_thread_current();
+    /* The decision may have been another session's: then this one has made none. */
+    if (thread != NULL && generation_of(thread) != generation &&
+        (sampling || thread->sampler.on))
         plan->thread = NULL;
     return 0;
 }

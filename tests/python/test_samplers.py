@@ -211,6 +211,33 @@ def test_rule_3_7_descendants_of_every_kind() -> None:
     assert reporter.names == ["recorded"]
 
 
+def test_rule_3_7_nothing_is_recorded_at_ratio_0() -> None:
+    """The same where no sampler in Python is asked."""
+
+    @span("decorated", user="a")
+    def decorated() -> None:
+        with span("inside", user="b"):
+            pass
+
+    async def asynchronous() -> None:
+        async with span("async"), span("below"):
+            await asyncio.sleep(0)
+
+    before = spanprof.stats().spans_sampled_out
+    with spanprof.start(
+        track_all=True, record_labels=["user"], sampler=ProbabilisticSampler(0)
+    ) as session:
+        decorated()
+        in_thread(decorated)
+        asyncio.run(asynchronous())
+        with span("opened").open() as opened, opened, span("label", user="x"):
+            decorated()
+        in_thread(lambda: opened.span("given").__enter__().__exit__(None, None, None))
+        opened.close()
+    assert calls(session.result) == {}
+    assert spanprof.stats().spans_sampled_out == before + 2 + 2 + 2 + 3 + 2 + 1
+
+
 class Batches(spanprof.Reporter):
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -563,6 +590,57 @@ def test_many_threads_ask_at_a_time() -> None:
         assert in_threads(4, work) == [150] * 4
     assert calls(session.result) == {("a",): 600, ("a", "below"): 600}
     assert len(sampler.asked) == 1200
+
+
+def test_rule_3_6_sessions_come_and_go_beside_threads() -> None:
+    """With and without samplers: what is recorded is what was begun, and whole."""
+    done = threading.Event()
+
+    @span("decorated")
+    def decorated() -> None:
+        with span("inner"):
+            pass
+
+    def work(number: int) -> int:
+        opened = span("opened").open()
+        while not done.is_set():
+            with span("root"), spanprof.labels(user=number):
+                decorated()
+            with opened, span("in opened"):
+                pass
+            with opened.span("child"):
+                pass
+        opened.close()
+        return number
+
+    def sessions() -> None:
+        samplers = [
+            None,
+            ByName("root"),
+            ProbabilisticSampler(0.5),
+            ProbabilisticSampler(0),
+            ByName("in opened", "child"),
+        ]
+        for sampler in samplers * 4:
+            with spanprof.start(sampler=sampler, record_labels=["user"]) as session:
+                while spanprof.snapshot().duration < 2_000_000:
+                    pass
+            paths = set(calls(session.result))
+            if isinstance(sampler, ProbabilisticSampler) and sampler.ratio == 0:
+                assert not paths
+            if isinstance(sampler, ByName):
+                assert not {path[0] for path in paths} & set(sampler.out)
+
+    def either(number: int) -> int:
+        if number:
+            return work(number)
+        try:
+            sessions()
+        finally:
+            done.set()
+        return 0
+
+    assert in_threads(4, either) == [0, 1, 2, 3]
 
 
 # --- bad use, and what samplers are -------------------------------------------------
