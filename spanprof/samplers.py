@@ -8,8 +8,8 @@ from __future__ import annotations
 import _thread
 import os
 from itertools import count as count_up
-from types import MappingProxyType
 
+from ._core import SpanMetadata
 from .calltree import CallsiteCache
 from .counters import count
 from .logs import ERROR, LimitedLog
@@ -18,33 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
-    from typing import NamedTuple
 
     Labels = Mapping[str, object]
     CoreSampler = tuple[float, int | None] | Callable[[int, int, Labels | None], bool]
-else:
-    from .lightnamedtuple import NamedTuple
-
-
-class SpanMetadata(NamedTuple):
-    """What is known of a span before it begins."""
-
-    scope: tuple[int, ...]
-    """Ids of the span and its ancestors, itself first."""
-
-    callsite: int
-    """A number of the place in the source, the same for the life of the process."""
-
-    target: str
-    """The ``__name__`` of the module that opens it."""
-
-    span_name: str
-    file: str
-    line: int
-
-    labels: Labels
-    """All that the span was given or inherits (:func:`spanprof.labels`), also those
-    that are not recorded. Read-only."""
 
 
 class HeadSampler:
@@ -64,7 +40,9 @@ class HeadSampler:
     def should_sample(self, metadata: SpanMetadata) -> bool:
         """Return whether the span, and all below it, is recorded.
 
-        Called by many threads at a time. The program waits for it.
+        ``metadata.labels`` are all that the span was given or inherits
+        (:func:`spanprof.labels`), also those that are not recorded. Called by many
+        threads at a time. The program waits for it.
         """
         raise NotImplementedError
 
@@ -188,9 +166,9 @@ class Question:
 
     def __call__(self, id: int, callsite: int, labels: Labels | None) -> bool:
         name, target, file, line = _callsites[callsite]
-        shown = MappingProxyType({} if labels is None else labels)
-        metadata = SpanMetadata((id,), callsite, target, name, file, line, shown)
         try:
+            shown = {key: str(value) for key, value in (labels or {}).items()}
+            metadata = SpanMetadata((id,), callsite, target, name, file, line, shown)
             return bool(self._sampler.should_sample(metadata))
         except Exception as error:
             count("sampler_errors")

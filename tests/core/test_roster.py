@@ -91,7 +91,11 @@ class ToldProgram(Program):
         session.closed.clear()
         listener = self.listener
         listener.hear(self.roster.round(kind))
-        mine = [span for span in self.model.spans if span.session is session]
+        mine = [
+            span
+            for span in self.model.spans
+            if span.session is session and not span.out
+        ]
         assert set(listener.scopes) <= {span.id for span in self.over + mine}
         if kind != "over":
             assert set(listener.scopes) == {span.id for span in self.over + mine}

@@ -808,12 +808,15 @@ def churn(number):
             lib.churn(100, number)
 
 def child():
-    assert all(v["inuse_space"] == 0 for v in values().values()), values()
+    # "outer" goes on, and so what is done here is its own.
+    here = values().pop("outer")
+    assert here["inuse_space"] < 5000, here
+    assert set(values()) == {"outer"}
     lib.free_blocks(blocks)
     lib.free_blocks_elsewhere(others)
     inherited.clear()
     for v in values().values():
-        assert 0 <= v["inuse_space"] < 2000 and 0 <= v["inuse_objects"] < 20, v
+        assert 0 <= v["inuse_space"] < 5000 and 0 <= v["inuse_objects"] < 50, v
         assert v["inuse_peak_space"] < 100_000
     with span("child"):
         mine = lib.make_blocks(100, 1000)
