@@ -15,7 +15,7 @@ from . import _core
 from .counters import count
 from .logs import ERROR, LimitedLog
 from .profiles import Profile
-from .reporters.base import KINDS, Reporter, overrides
+from .reporters.base import KINDS, Reporter, import_now, overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class Delivery:
         self._flushes = 0  # under the lock: how many callers of flush() wait now
         self._begun = threading.Event()
         self._ended = threading.Event()
-        if not reporters:  # then there is no reporter thread
+        if reporters:
+            # To log an error with its traceback.
+            import_now("logging", "tokenize", "_suggestions")
+        else:  # then there is no reporter thread
             self._begun.set()
             self._ended.set()
         # Below: written on the reporter thread alone; `_calling` is read by others.

@@ -29,7 +29,8 @@ bool sp_feed_some_due(void) {
     return false;
 }
 
-/* From the wall clock's to Unix time, from a path to what is there. */
+/* From the wall clock's to Unix time, from a path to what is there, and nothing of what
+ * is not tracked. */
 static void finish(struct sp_feed_record *record) {
     int64_t to_unix =
         (int64_t)sp_session_started_unix - (int64_t)sp_session_started_wall;
@@ -38,6 +39,9 @@ static void finish(struct sp_feed_record *record) {
     record->labels = sp_key_labels(key);
     record->start += to_unix;
     record->end += to_unix;
+    /* Without CPU times, the cells count wall time in their place. */
+    if (!sp_session_config.track_cpu) record->cpu_user = record->cpu_system = 0;
+    if (!sp_session_config.track_wall) record->wall_busy = record->wall_idle = 0;
     if (sp_heap_is_sampled()) {
         record->alloc_objects = sp_heap_rounded(record->alloc_objects);
         record->alloc_space = sp_heap_rounded(record->alloc_space);
@@ -140,6 +144,8 @@ static void add_open(struct reading *reading, uint64_t id, uint64_t parent,
     struct sp_open_span *item = &items[spans->count++];
     *item = (struct sp_open_span){
         id, parent, sp_key_callsite(key), sp_key_labels(key), *used, idle, system};
+    if (!sp_session_config.track_cpu) item->used.cpu = item->system = 0;
+    if (!sp_session_config.track_wall) item->used.busy = item->idle = 0;
     if (sp_heap_is_sampled()) {
         item->used.objects = sp_heap_rounded(used->objects);
         item->used.space = sp_heap_rounded(used->space);

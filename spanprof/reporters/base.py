@@ -29,6 +29,9 @@ class Reporter:
     all the same.
 
     A method that a subclass does not override costs nothing.
+
+    Import modules before the session starts, not in these methods: a child that is
+    forked in the middle of an import cannot ever import that module.
     """
 
     draining: bool = False
@@ -101,6 +104,19 @@ class Reporter:
 
     def span_heap(self, id: int, heap: SpanHeap) -> None:
         """What the span allocated and nobody has freed, at this moment."""
+
+
+def import_now(*modules: str) -> None:
+    """Import what a reporter's methods are going to.
+
+    Not on the reporter thread: a child that is forked while that thread imports a
+    module has the module's lock held for ever, and waits for it at its first report.
+    """
+    for module in modules:
+        try:
+            __import__(module)
+        except ImportError:
+            pass  # who needs it will tell
 
 
 METHODS = (

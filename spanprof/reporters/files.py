@@ -9,6 +9,7 @@ from ..atomicfile import write_file
 from ..config import check_positive
 from ..counters import count
 from ..logs import WARNING, LimitedLog
+from .base import import_now
 
 SUFFIX = ".pb.gz"
 
@@ -35,6 +36,7 @@ class FileBackend:
     def __init__(
         self, directory: str | os.PathLike[str], *, keep: int | None = None
     ) -> None:
+        import_now("datetime")
         # A program may change its directory before the first file is written.
         self._directory = os.path.abspath(os.fspath(directory))
         self._keep = None if keep is None else check_positive("keep", keep)

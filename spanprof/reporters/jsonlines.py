@@ -7,7 +7,7 @@ import os
 from .._core import SERIES
 from ..counters import count
 from ..spans import ClosedSpan
-from .base import Reporter
+from .base import Reporter, import_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class JsonLinesReporter(Reporter):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        import_now("json")
         # A program may change its directory before the first line is written.
         self._path = os.path.abspath(os.fspath(path))
         self._fields: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from .._core import SERIES
 from ..config import check_limit, check_seconds
 from ..counters import count
 from ..logs import WARNING, LimitedLog
+from .base import import_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class PyroscopeBackend:
         max_spooled: int = 8 * 2**20,
         ssl_context: SSLContext | None = None,
     ) -> None:
+        import_now("email.utils", "encodings.idna", "json", "re", "urllib.request")
         self._url: Final = _check_url(url)
         self._app_name: Final = _check_app_name(app_name)
         self._name: Final = self._app_name + _check_tags(tags)

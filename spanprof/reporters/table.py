@@ -7,7 +7,7 @@ import sys
 
 from ..calltree import SERIES
 from ..config import check_limit
-from .base import Reporter
+from .base import Reporter, import_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class TableReporter(Reporter):
             ) from None
         if console is not None and not isinstance(console, Console):
             raise TypeError(f"console must be a rich Console, not {console!r}")
+        import_now("rich.live", "rich.text", "spanprof.table", "unicodedata")
         self._limit = check_limit("limit", limit)
         self._sort = sort
         self._flat = flat

@@ -267,3 +267,39 @@ tell_of(pids)
     for name in ("work", "inner"):
         assert spans[name, main] == 2
         assert {pid: spans[name, pid] for pid in pids} == dict.fromkeys(pids, 100)
+
+
+@pytest.mark.parametrize(
+    "reporter",
+    [
+        "spanprof.JsonLinesReporter('lines')",
+        "spanprof.PProfReporter(spanprof.FileBackend('profiles', keep=1))",
+        "spanprof.PProfReporter(spanprof.PyroscopeBackend('http://localhost:9', 'a'))",
+        "spanprof.LogReporter()",
+        "spanprof.TableReporter(open('table', 'w'))",
+        "spanprof.TableReporter(console=rich.console.Console(force_terminal=True))",
+        "spanprof.CallbackReporter(profile=lambda profile: profile.nothing)",
+    ],
+)
+def test_rule_6_6_the_reporter_thread_imports_nothing(
+    tmp_path: Path, reporter: str
+) -> None:
+    """A child that is forked in the middle of it could never import that module."""
+    pytest.importorskip("rich")
+    code = f"""
+import sys
+import rich.console
+import spanprof
+reporter = {reporter}
+session = spanprof.start(track_all=True, report_interval=0, reporters=[reporter],
+                         stop_timeout=30)
+before = set(sys.modules)
+for _ in range(3):
+    with spanprof.span("näme"):
+        pass
+    spanprof.flush()
+session.stop()
+print(sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+    done = run_python(code, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == "[]"

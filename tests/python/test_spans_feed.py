@@ -200,6 +200,32 @@ def test_rule_5_1_spans_add_up_to_the_profile() -> None:
             assert parent.thread == each.thread
 
 
+@pytest.mark.parametrize(
+    ("tracked", "fields"),
+    [
+        ({}, set()),
+        ({"track_wall": True}, {"wall_busy", "wall_idle"}),
+        ({"track_cpu": True}, {"cpu_user"}),
+        ({"track_heap": True}, {"alloc_objects", "alloc_space"}),
+    ],
+)
+def test_rule_5_1_what_is_not_tracked_is_zero(
+    tracked: dict[str, bool], fields: set[str], clock: ManualClock
+) -> None:
+    own = Keep()
+    with spanprof.start(reporters=[own], **tracked):
+        opened = span("opened").open()
+        clock(1000, 300)
+        with opened:
+            clock(1000, 300)
+            kept = [bytearray(1000) for _ in range(10)]
+        opened.close()
+    del kept
+    (found,) = own.all
+    values = {name: getattr(found, name) for name in found._fields[4:10]}
+    assert {name for name, value in values.items() if value} == fields
+
+
 def test_rule_6_1_init_comes_before_spans() -> None:
     for _ in range(30):
         keep = Keep()
