@@ -99,7 +99,11 @@ class Listener(Reporter):
 
 
 def told(*more: Any, **fields: Any) -> tuple[Listener, spanprof.Session]:
-    """A listener, and a session that tells it all of everything."""
+    """A listener, and a session that tells it all of everything. The report that
+    start() asks for is over: from here on nothing is told by surprise."""
     listener = Listener()
     fields = {"track_all": True, "report_interval": 0} | fields
-    return listener, spanprof.start(reporters=[listener, *more], **fields)
+    session = spanprof.start(reporters=[listener, *more], **fields)
+    session.flush()
+    listener.calls.remove("flush")
+    return listener, session
