@@ -109,6 +109,17 @@ class ProfileData:
     def from_pprof(data: bytes, /) -> ProfileData:
         """Read a profile that ``to_pprof`` wrote; ValueError if it is none."""
 
+def profile_of_spans(
+    like: ProfileData,
+    rows: list[tuple[int, int, int, tuple[tuple[str, str], ...], tuple[int, ...]]],
+    /,
+) -> ProfileData:
+    """A profile of the time and kinds of ``like`` in which each node is a span.
+
+    A row is ``(span's id, parent, callsite, labels, values)``, as a node of
+    :meth:`ProfileData.nodes`.
+    """
+
 def callsite(index: int, /) -> tuple[str, str, str, int]:
     """``(name, target, file, line)`` of a callsite."""
 

@@ -160,15 +160,31 @@ static ValueType *value_type(struct encoder *e, const struct sp_series *series) 
     return type;
 }
 
-/* Labels of the node and its ancestors; of one key the innermost value. */
+static Label *label_of(struct encoder *e, Sample *sample, int64_t key) {
+    Label *label = take(e, 1, sizeof *label);
+    if (label == NULL) return NULL;
+    spanprof__pprof__label__init(label);
+    label->key = key;
+    sample->label[sample->n_label++] = label;
+    return label;
+}
+
+/* The number of the span, and labels of the node and its ancestors; of one key the
+ * innermost value. */
 static void add_labels(struct encoder *e, Sample *sample,
                        const struct sp_profile *profile, int32_t node) {
     size_t most = 0;
     for (int32_t n = node; n >= 0; n = profile->nodes[n].parent)
         most += sp_labels_get(profile->nodes[n].labels)->count;
+    most += profile->span_ids != NULL;
     if (most == 0) return;
     sample->label = take(e, most, sizeof *sample->label);
     if (sample->label == NULL) return;
+    if (profile->span_ids != NULL) {
+        Label *label = label_of(e, sample, constant_of(e, "span_id"));
+        if (label == NULL) return;
+        label->num = (int64_t)profile->span_ids[node];
+    }
     for (int32_t n = node; n >= 0; n = profile->nodes[n].parent) {
         const struct sp_labels *labels = sp_labels_get(profile->nodes[n].labels);
         for (uint32_t i = 0; i < labels->count; i++) {
@@ -177,12 +193,9 @@ static void add_labels(struct encoder *e, Sample *sample,
             for (size_t k = 0; k < sample->n_label; k++)
                 hidden = hidden || sample->label[k]->key == key;
             if (hidden) continue;
-            Label *label = take(e, 1, sizeof *label);
+            Label *label = label_of(e, sample, key);
             if (label == NULL) return;
-            spanprof__pprof__label__init(label);
-            label->key = key;
             label->str = interned_of(e, labels->items[i].value);
-            sample->label[sample->n_label++] = label;
         }
     }
 }

@@ -22,6 +22,7 @@ struct sp_profile *sp_profile_copy(const struct sp_profile *profile) {
     memcpy(result, profile, size_for(profile->count));
     result->room = profile->count;
     result->ages = NULL;
+    result->span_ids = NULL;
     if (profile->ages == NULL) return result;
     if (!sp_profile_add_ages(result)) {
         sp_profile_free(result);
@@ -42,9 +43,16 @@ void sp_profile_drop_ages(struct sp_profile *profile) {
     profile->ages = NULL;
 }
 
+bool sp_profile_add_span_ids(struct sp_profile *profile) {
+    if (profile->span_ids == NULL)
+        profile->span_ids = sp_big_alloc(profile->room * sizeof *profile->span_ids);
+    return profile->span_ids != NULL;
+}
+
 void sp_profile_free(struct sp_profile *profile) {
     if (profile == NULL) return;
     sp_profile_drop_ages(profile);
+    sp_big_free(profile->span_ids, profile->room * sizeof *profile->span_ids);
     sp_big_free(profile, size_for(profile->room));
 }
 

@@ -37,6 +37,7 @@ struct sp_profile {
     /* The time that levels are of (SP_LEVEL), ns since 1970; see sp_profile_merge. */
     uint64_t level_start, level_end;
     struct sp_ages *ages; /* by node; NULL if none were taken */
+    uint64_t *span_ids;   /* by node, if each is a single span; else NULL */
     struct sp_node nodes[];
 };
 
@@ -48,6 +49,10 @@ void sp_profile_free(struct sp_profile *profile);
 /* Have room for ages, all zero. False out of memory. */
 bool sp_profile_add_ages(struct sp_profile *profile);
 void sp_profile_drop_ages(struct sp_profile *profile);
+
+/* Have room for ids of spans, all zero. A profile that is made of this one has none.
+ * False out of memory. */
+bool sp_profile_add_span_ids(struct sp_profile *profile);
 
 /* a + sign * b, matched by stack; nodes without any value left are dropped.
  * The result spans both for a sum, and what a has after b for a difference.

@@ -1,5 +1,6 @@
 #include "profile_object.h"
 
+#include "profile_spans.h"
 #include "text.h"
 
 #include "../core/callsite.h"
@@ -22,6 +23,10 @@ PyObject *profile_object_new(ModuleState *state, struct sp_profile *profile) {
     else
         self->profile = profile;
     return (PyObject *)self;
+}
+
+const struct sp_profile *profile_object_get(PyObject *object) {
+    return PROFILE(object);
 }
 
 static void profile_dealloc(PyObject *self) {
@@ -340,6 +345,7 @@ static PyObject *age_limits_tuple(void) {
 
 static PyMethodDef profile_functions[] = {
     {"callsite", callsite, METH_O, NULL},
+    {"profile_of_spans", profile_of_spans, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

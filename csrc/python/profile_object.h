@@ -9,4 +9,7 @@
 /* Takes over `profile`. MemoryError if it is NULL. */
 PyObject *profile_object_new(ModuleState *state, struct sp_profile *profile);
 
+/* The profile of a ProfileData object, which keeps it. */
+const struct sp_profile *profile_object_get(PyObject *object);
+
 #endif

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from .._core import SERIES, ProfileData
+from .._core import SERIES, SPAN_METHODS, ProfileData
 from ..config import ProfileConfig
 from ..counters import count
 from ..logs import WARNING, LimitedLog
 from ..profiles import Profile
 from .base import Reporter
+from .span_samples import SpanSamples
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +58,21 @@ class PProfReporter(Reporter):
     the profile is lost: counted in ``stats().write_failures``, and logged.
 
     ``kinds`` limits what is written; None: all that is measured.
+
+    With ``aggregate_samples`` false each span is a sample of its own, with its id as
+    the numeric label ``span_id``, at each report at which it has used anything. That
+    costs some microseconds a span on the reporter thread, and is bounded by
+    ``max_pending_spans``. What there is to write is written at each report, in as
+    many profiles as it takes.
     """
 
-    def __init__(self, backend: Backend, *, kinds: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        aggregate_samples: bool = True,
+        *,
+        kinds: Iterable[str] | None = None,
+    ) -> None:
         if not callable(getattr(backend, "save_profile", None)):
             raise TypeError(f"backend must have a method save_profile: {backend!r}")
         if isinstance(kinds, (str, bytes)):
@@ -73,6 +86,7 @@ class PProfReporter(Reporter):
         self._backend = backend
         self._log = LimitedLog(1)
         self._max_samples = 0
+        self._spans = None if aggregate_samples else self._listen()
         self._rest: ProfileData | None = None
         self._failing = False
         self.written = 0
@@ -82,7 +96,17 @@ class PProfReporter(Reporter):
         self.last_error: Exception | None = None
         """What it raised last."""
 
+    def _listen(self) -> SpanSamples:
+        """Have single spans told. On this object alone: what is not overridden costs
+        nothing."""
+        spans = SpanSamples()
+        for name in SPAN_METHODS:
+            setattr(self, name, getattr(spans, name))
+        return spans
+
     def init(self, config: ProfileConfig) -> None:
+        if self._spans is not None:
+            self._spans.clear()
         self._max_samples = config.max_samples
         # What was put off in another session, or before a fork, is that one's; and a
         # lock may be held by a thread that a child does not have.
@@ -95,6 +119,10 @@ class PProfReporter(Reporter):
 
     def profile(self, profile: Profile) -> None:
         data = profile._data
+        if self._spans is not None:
+            for samples in self._spans.take(data, self._max_samples):
+                self._write(samples)
+            return
         if self._rest is not None:
             data = self._rest.merge(data, 1)
         self._rest = self._write_heaviest(data)
@@ -118,11 +146,15 @@ class PProfReporter(Reporter):
         rest = None
         if self._max_samples:
             data, rest = data.split(self._max_samples)
+        self._write(data)
+        return rest
+
+    def _write(self, data: ProfileData) -> None:
+        """Write a profile of each kind."""
         end = data.start_ns + data.duration_ns
         for kind in self._kinds:
             if kind in data.kinds:
                 self._save(kind, data.start_ns, end, data.to_pprof(kind))
-        return rest
 
     def _save(self, kind: str, start: int, end: int, data: bytes) -> None:
         # A backend that has just refused a profile after several tries gets one try

@@ -72,6 +72,7 @@ struct sp_profile {
     int64_t heap_peak;
     uint64_t level_start, level_end;
     struct sp_ages *ages;
+    uint64_t *span_ids;
     struct sp_node nodes[];
 };
 struct sp_profile *sp_profile_new(uint32_t count);

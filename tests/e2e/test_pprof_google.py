@@ -414,3 +414,21 @@ def test_rule_7_3_the_last_report_has_what_is_in_use(
     totals = pprof.raw(last).totals
     for name in ("inuse_objects", "inuse_space"):
         assert totals[name] == session.result.totals[name] > 0
+
+
+def test_rule_7_3_samples_of_single_spans(pprof: Pprof, tmp_path: Path) -> None:
+    folder = tmp_path / "profiles"
+    reporter = spanprof.PProfReporter(
+        spanprof.FileBackend(folder), aggregate_samples=False, kinds=["calls"]
+    )
+    with spanprof.start(reporters=[reporter]):
+        spanprof.flush()
+        with span("outer") as outer:
+            ids = [outer.id]
+            for _ in range(3):
+                with span("inner") as inner:
+                    ids.append(inner.id)
+    (path,) = folder.iterdir()
+    tags = pprof.run("-tags", path)
+    assert all(str(id) in tags for id in ids)
+    assert "Total samples = 4" in pprof.run("-top", path)

@@ -59,6 +59,8 @@ class FileSample:
     stack: tuple[tuple[str, str, int], ...]
     """Leaf first: function, file, line."""
     labels: tuple[tuple[str, str], ...]
+    numbers: tuple[tuple[str, int], ...]
+    """Labels that are numbers."""
     values: tuple[int, ...]
 
 
@@ -101,12 +103,12 @@ def read(data: bytes) -> File:
         locations[_number(each, 1)] = (name, file, _number(line, 2))
     samples = []
     for each in map(_fields, top.get(2, [])):
-        labels = [
-            (text(label, 1), text(label, 2)) for label in map(_fields, each.get(3, []))
-        ]
+        found = [*map(_fields, each.get(3, []))]
+        labels = [(text(label, 1), text(label, 2)) for label in found if 3 not in label]
+        numbers = [(text(label, 1), _number(label, 3)) for label in found if 3 in label]
         stack = tuple(locations[number] for number in _numbers(each[1]))
         values = tuple(_numbers(each[2]))
-        samples.append(FileSample(stack, tuple(sorted(labels)), values))
+        samples.append(FileSample(stack, tuple(sorted(labels)), tuple(numbers), values))
 
     def value_type(data: bytes) -> tuple[str, str]:
         message = _fields(data)
