@@ -28,17 +28,29 @@ def stop_at_end(stop: Callable[[], object]) -> None:
     Called whenever a session begins, also in a child: each time there may be more to
     be done. ``stop`` must be a function of a module, and may be called again at exit.
     """
+    stop_children_at_end(stop)
+    if (
+        _is_known
+        and sys.modules["multiprocessing.process"].parent_process() is not None
+    ):
+        _finalize(stop)
+
+
+def stop_children_at_end(stop: Callable[[], object]) -> None:
+    """The same for children that multiprocessing forks from here.
+
+    Called before each fork as well, as it may have been imported since; and in the
+    parent rather than in the child, where somebody may compare what is registered.
+    """
     global _is_known
     util = sys.modules.get("multiprocessing.util")
-    process = sys.modules.get("multiprocessing.process")
-    if util is None or process is None or not hasattr(util, "Finalize"):
-        return  # or in the middle of being imported
-    if not _is_known:
-        _is_known = True
-        # A child forgets all finalizers when it begins, and then calls this.
-        util.register_after_fork(stop, _finalize)
-    if process.parent_process() is not None:
-        _finalize(stop)
+    if _is_known or util is None or "multiprocessing.process" not in sys.modules:
+        return
+    if not hasattr(util, "Finalize"):
+        return  # in the middle of being imported
+    _is_known = True
+    # A child forgets all finalizers when it begins, and then calls this.
+    util.register_after_fork(stop, _finalize)
 
 
 def _finalize(stop: Callable[[], object]) -> None:

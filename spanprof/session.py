@@ -8,7 +8,7 @@ import os
 import time
 
 from . import _core, counters
-from .children import stop_at_end
+from .children import stop_at_end, stop_children_at_end
 from .config import ProfileConfig, check_timeout
 from .logs import logger
 from .profiles import Profile
@@ -330,7 +330,8 @@ def _start(
         _is_installed = True
         atexit.register(_at_exit)
         os.register_at_fork(
-            after_in_child=lambda: _core.uncharged(_after_fork_in_child)
+            before=lambda: _core.uncharged(_before_fork),
+            after_in_child=lambda: _core.uncharged(_after_fork_in_child),
         )
     return session
 
@@ -346,6 +347,11 @@ def _at_exit() -> None:
         if until is None:
             until = time.monotonic() + session.config.stop_timeout
         session.stop(max(until - time.monotonic(), 0))
+
+
+def _before_fork() -> None:
+    if _current is not None:
+        stop_children_at_end(_at_exit)
 
 
 def _after_fork_in_child() -> None:

@@ -303,3 +303,30 @@ print(sorted(set(sys.modules) - before), file=sys.stderr)
 """
     done = run_python(code, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_rule_6_6_what_multiprocessing_knows_is_the_same_in_a_child(
+    tmp_path: Path,
+) -> None:
+    """CPython's own tests compare it."""
+    program = """
+import spanprof
+
+session = spanprof.start(track_wall=True)
+
+import multiprocessing
+from multiprocessing import util
+
+def child(pipe):
+    pipe.send(len(util._afterfork_registry))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    for _ in range(2):
+        here, there = context.Pipe(False)
+        process = context.Process(target=child, args=(there,))
+        process.start()
+        print(here.recv() - len(util._afterfork_registry))
+        process.join()
+"""
+    assert run_python(program, cwd=tmp_path).stdout == "0\n0\n"
