@@ -10,7 +10,7 @@ import contextlib
 from statistics import median
 
 import harness
-from span_cost import call, decorated_call, label, span
+from span_cost import call, decorated_call, label, nested, span
 
 import spanprof
 
@@ -35,17 +35,6 @@ def three_deep(n: int) -> None:
             pass
 
 
-def four_deep(n: int) -> None:
-    for _ in range(n):
-        with (
-            spanprof.span("a"),
-            spanprof.span("b"),
-            spanprof.span("c"),
-            spanprof.span("d"),
-        ):
-            pass
-
-
 def five_deep(n: int) -> None:
     for _ in range(n):
         with (
@@ -67,7 +56,7 @@ STACKS = {
     "a root": span,
     "two deep": two_deep,
     "three deep": three_deep,
-    "four deep": four_deep,
+    "four deep": nested,
     "five deep": five_deep,
     "below a root": inside,
 }

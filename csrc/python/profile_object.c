@@ -291,18 +291,6 @@ static PyObject *callsite(PyObject *module, PyObject *arg) {
     return result;
 }
 
-static PyObject *metrics_tuple(void) {
-    PyObject *tuple = PyTuple_New(SP_METRIC_COUNT);
-    for (int i = 0; tuple != NULL && i < SP_METRIC_COUNT; i++) {
-        PyObject *name = PyUnicode_FromString(sp_metric_names[i]);
-        if (name == NULL)
-            Py_CLEAR(tuple);
-        else
-            PyTuple_SET_ITEM(tuple, i, name);
-    }
-    return tuple;
-}
-
 static PyObject *series_row(const struct sp_series *series) {
     PyObject *terms = PyList_New(0);
     for (int i = 0; terms != NULL && i < SP_METRIC_COUNT; i++) {
@@ -355,7 +343,8 @@ int profile_object_init(PyObject *module) {
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &profile_spec, NULL);
     if (state->profile_type == NULL) return -1;
     if (PyModule_AddFunctions(module, profile_functions) < 0) return -1;
-    PyObject *metrics = metrics_tuple(), *series = series_tuple();
+    PyObject *metrics = text_tuple(sp_metric_names, SP_METRIC_COUNT),
+             *series = series_tuple();
     PyObject *limits = age_limits_tuple();
     int failed = metrics == NULL || series == NULL || limits == NULL ||
                  PyModule_AddObjectRef(module, "AGE_LIMITS", limits) < 0 ||

@@ -2,6 +2,7 @@
 #include "span_updates.h"
 
 #include "span_values.h"
+#include "text.h"
 
 #include "../core/fork.h"
 
@@ -184,24 +185,12 @@ static PyType_Spec updates_spec = {
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
     updates_slots};
 
-static PyObject *names_tuple(void) {
-    PyObject *tuple = PyTuple_New(METHODS);
-    for (int i = 0; tuple != NULL && i < METHODS; i++) {
-        PyObject *name = PyUnicode_InternFromString(names[i]);
-        if (name == NULL)
-            Py_CLEAR(tuple);
-        else
-            PyTuple_SET_ITEM(tuple, i, name);
-    }
-    return tuple;
-}
-
 int span_updates_init(PyObject *module) {
     ModuleState *state = state_of_module(module);
     state->updates_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &updates_spec, NULL);
     if (state->updates_type == NULL) return -1;
-    PyObject *tuple = names_tuple();
+    PyObject *tuple = text_tuple(names, METHODS);
     int failed =
         tuple == NULL || PyModule_AddObjectRef(module, "SPAN_METHODS", tuple) < 0;
     Py_XDECREF(tuple);

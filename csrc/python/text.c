@@ -27,6 +27,18 @@ PyObject *text_object(const struct sp_string *string) {
     return PyUnicode_DecodeUTF8(string->bytes, length, "backslashreplace");
 }
 
+PyObject *text_tuple(const char *const *names, size_t count) {
+    PyObject *tuple = PyTuple_New((Py_ssize_t)count);
+    for (size_t i = 0; tuple != NULL && i < count; i++) {
+        PyObject *name = PyUnicode_InternFromString(names[i]);
+        if (name == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, name);
+    }
+    return tuple;
+}
+
 PyObject *text_labels(uint32_t id) {
     const struct sp_labels *labels = sp_labels_get(id);
     PyObject *tuple = PyTuple_New((Py_ssize_t)labels->count);

@@ -14,6 +14,9 @@ struct sp_text text_view(PyObject *string, PyObject **owner);
 /* New reference, NULL with an exception. */
 PyObject *text_object(const struct sp_string *string);
 
+/* A tuple of these names. The same. */
+PyObject *text_tuple(const char *const *names, size_t count);
+
 /* The labels of that number, a tuple of pairs of name and value. The same. */
 PyObject *text_labels(uint32_t id);
 

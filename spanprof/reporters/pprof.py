@@ -75,6 +75,10 @@ class PProfReporter(Reporter):
     ) -> None:
         if not callable(getattr(backend, "save_profile", None)):
             raise TypeError(f"backend must have a method save_profile: {backend!r}")
+        if not isinstance(aggregate_samples, bool):
+            raise TypeError(
+                f"aggregate_samples must be bool, not {aggregate_samples!r}"
+            )
         if isinstance(kinds, (str, bytes)):
             raise TypeError(f"kinds must be an iterable of str, not {kinds!r}")
         self._kinds = KINDS if kinds is None else tuple(kinds)

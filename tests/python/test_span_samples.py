@@ -166,6 +166,12 @@ def test_rule_6_4_aggregated_samples_need_no_single_spans() -> None:
     assert isinstance(PProfReporter(Backend(), False), Reporter)
 
 
+def test_rule_3_8_bad_arguments_are_refused() -> None:
+    for bad in (None, 1, "no"):
+        with pytest.raises(TypeError, match="aggregate_samples"):
+            PProfReporter(Keep(), bad)  # type: ignore[arg-type]
+
+
 def test_a_file_is_read_again(tmp_path: Path) -> None:
     reporter = PProfReporter(FileBackend(tmp_path), False, kinds=["calls"])
     with spanprof.start(reporters=[reporter]):
