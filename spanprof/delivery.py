@@ -8,6 +8,7 @@ and one that hangs can be named.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -49,6 +50,8 @@ class Delivery:
         if reporters:
             # To log an error with its traceback.
             import_now("logging", "tokenize", "_suggestions")
+            if sys.version_info >= (3, 15):
+                import_now("_colorize", "inspect")
         else:  # then there is no reporter thread
             self._begun.set()
             self._ended.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 
 import pytest
 
@@ -73,7 +74,11 @@ def test_rule_6_6_children_have_streams_of_their_own(core: Core) -> None:
 
     def in_child() -> bytes:
         reading, writing = os.pipe()
-        if (child := os.fork()) == 0:
+        with warnings.catch_warnings():
+            # A thread of an earlier test may be about to end.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
             # Another thread than the one that forks is anew in the child.
             taken = decisions(core, core.thread(), 200)
             os.write(writing, bytes(taken))

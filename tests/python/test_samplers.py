@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,7 +106,10 @@ def test_rule_3_7_threads_have_streams_of_their_own() -> None:
 
 def in_child(function: Callable[[], list[bool]]) -> list[bool]:
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # A thread of an earlier test may be about to end.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             os.write(writing, bytes(function()))
