@@ -365,7 +365,9 @@ bool sp_stop(int64_t timeout, struct sp_profile **final) {
         delta = sp_collect_delta(final);
     else
         *final = sp_collect_cumulative();
+    uint32_t generation = sp_session_running();
     sp_session_end();
+    sp_feed_end(generation);
     pthread_mutex_unlock(&collect_lock);
     if (c == NULL) return true;
 

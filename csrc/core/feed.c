@@ -288,7 +288,8 @@ static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_
     if (SP_LIKELY(!span->opened)) {
         whole->parent = sp_load(&base->parent);
         whole->start = base->start;
-        tell(feed, span, whole, wall);
+        /* Another clock than the thread's own may be behind it. */
+        tell(feed, span, whole, wall > base->start ? wall : base->start);
     }
     span->feed_number = 0;
     if (SP_LIKELY(is_top))

@@ -77,6 +77,7 @@ struct sp_feed {
     struct sp_slab bases;
     _Atomic uint64_t written, taken;
     _Atomic uint64_t origin; /* the record that is in the ring's first place */
+    uint64_t counted;        /* the collector's: records to copy */
 };
 
 /* A span that was opened explicitly: what it used whenever it was entered. Under the

@@ -7,6 +7,7 @@
 #include "thread.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 static bool is_readable(const struct sp_thread *thread, uint32_t generation) {
     return atomic_load_explicit(&thread->data_generation, memory_order_acquire) ==
@@ -51,8 +52,7 @@ static void finish(struct sp_feed_record *record) {
 static size_t copy_from(struct sp_feed *feed, struct sp_feed_record *to, size_t most,
                         bool take) {
     uint64_t taken = atomic_load_explicit(&feed->taken, memory_order_relaxed);
-    uint64_t there = waiting(feed);
-    size_t count = there < most ? (size_t)there : most;
+    size_t count = feed->counted < most ? (size_t)feed->counted : most;
     for (size_t n = 0; n < count; n++) {
         to[n] = *sp_feed_record_at(feed, taken + n);
         finish(&to[n]);
@@ -61,11 +61,46 @@ static size_t copy_from(struct sp_feed *feed, struct sp_feed_record *to, size_t 
     return count;
 }
 
+static void give_back(struct sp_feed *feed) {
+    if (feed->ring != NULL)
+        madvise(feed->ring, feed->ring_size * sizeof *feed->ring, MADV_DONTNEED);
+}
+
+/* Records in a ring from which on it is worth a system call to give it back. */
+#define LARGE 4096u
+
+/* A thread that has ended writes no more, and the next one that takes over its state
+ * may be long in coming. It has to take the lock for that. */
+static void give_back_if_ended(struct sp_thread *thread) {
+    struct sp_feed *feed = &thread->feed;
+    if (atomic_load_explicit(&thread->alive, memory_order_relaxed)) return;
+    uint64_t written = atomic_load_explicit(&feed->written, memory_order_acquire);
+    uint64_t origin = atomic_load_explicit(&feed->origin, memory_order_relaxed);
+    if (waiting(feed) != 0 || written - origin < LARGE) return;
+    sp_threads_lock();
+    if (!atomic_load_explicit(&thread->alive, memory_order_relaxed) &&
+        waiting(feed) == 0) {
+        give_back(feed);
+        written = atomic_load_explicit(&feed->written, memory_order_relaxed);
+        atomic_store_explicit(&feed->origin, written, memory_order_relaxed);
+    }
+    sp_threads_unlock();
+}
+
+void sp_feed_end(uint32_t generation) {
+    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+        if (is_readable(t, generation)) give_back(&t->feed);
+}
+
 static struct sp_feed_batch *copy_waiting(bool take) {
     uint32_t generation = sp_session_running();
+    /* Counted first, so that a thread that goes on writing takes no other's room. */
+    struct sp_thread *threads = sp_thread_list();
     uint64_t there = 0;
-    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
-        if (is_readable(t, generation)) there += waiting(&t->feed);
+    for (struct sp_thread *t = threads; t != NULL; t = t->next) {
+        t->feed.counted = is_readable(t, generation) ? waiting(&t->feed) : 0;
+        there += t->feed.counted;
+    }
     if (there == 0) return NULL;
     size_t room = there < SP_FEED_BATCH ? (size_t)there : SP_FEED_BATCH;
     size_t size = sizeof(struct sp_feed_batch) + room * sizeof(struct sp_feed_record);
@@ -75,10 +110,13 @@ static struct sp_feed_batch *copy_waiting(bool take) {
         return NULL;
     }
     batch->size = size;
-    for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
-        if (is_readable(t, generation))
+    for (struct sp_thread *t = threads; t != NULL; t = t->next)
+        if (t->feed.counted != 0)
             batch->count += copy_from(&t->feed, batch->records + batch->count,
                                       room - batch->count, take);
+    if (take)
+        for (struct sp_thread *t = sp_thread_list(); t != NULL; t = t->next)
+            if (is_readable(t, generation)) give_back_if_ended(t);
     return batch;
 }
 
@@ -192,7 +230,7 @@ static bool read_base(const struct sp_feed *feed, uint32_t number, struct seen *
 static uint32_t still_there(const struct sp_feed *feed, const struct seen *seen,
                             uint32_t count) {
     atomic_thread_fence(memory_order_acquire);
-    uint32_t now = atomic_load_explicit(&feed->count, memory_order_relaxed);
+    uint32_t now = atomic_load_explicit(&feed->count, memory_order_acquire);
     if (count > now) count = now;
     for (uint32_t n = 0; n < count; n++)
         if (sp_load(&sp_feed_base_at(feed, n)->id) != seen[n].id) return n;

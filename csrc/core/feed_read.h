@@ -15,8 +15,9 @@ struct sp_feed_batch {
 /* Most records of a batch. */
 #define SP_FEED_BATCH 65536u
 
-/* Take what waits in all rings, at most SP_FEED_BATCH records. NULL if nothing does, or
- * out of memory (then it goes on waiting). */
+/* Take what waits in all rings at the time of the call, at most SP_FEED_BATCH records:
+ * a batch that is not full has all of it. NULL if nothing does, or out of memory (then
+ * it goes on waiting). */
 struct sp_feed_batch *sp_feed_take(void);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
 
@@ -25,6 +26,10 @@ struct sp_feed_batch *sp_feed_peek(void);
 
 /* Whether so many wait in some ring. */
 bool sp_feed_some_due(void);
+
+/* The session of that generation is over and all of it taken: give the rings' memory
+ * back. */
+void sp_feed_end(uint32_t generation);
 
 /* A span that is not over. Values as in the record that it will leave. */
 struct sp_open_span {

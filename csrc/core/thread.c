@@ -206,6 +206,16 @@ static bool read_boundary(const struct sp_thread *thread, struct sp_running *run
     return false;
 }
 
+/* What is told must not be more than what the thread will be charged. Its wall clock
+ * may be behind by some nanoseconds, and its store of the sequence come to be seen that
+ * much late. Its CPU clock may be behind by as much as an interrupt took between the
+ * readings of the two clocks that it goes by; but while it is not descheduled it counts
+ * as much as the wall clock, and when it has been, it is put right first. */
+static void leave_margin(struct sp_running *running) {
+    running->busy = running->busy > MARGIN ? running->busy - MARGIN : 0;
+    if (running->cpu > running->busy) running->cpu = running->busy;
+}
+
 bool sp_thread_read_running(const struct sp_thread *thread,
                             struct sp_running *running) {
     const struct sp_cell *cell =
@@ -217,12 +227,9 @@ bool sp_thread_read_running(const struct sp_thread *thread,
     if (!sp_session_config.track_cpu || !sp_clock_cpu_of(&thread->clock, &cpu)) cpu = 0;
     struct sp_moment at;
     if (!read_boundary(thread, running, &at) || running->cell != cell) return false;
-    /* The thread's own clock may be behind by some nanoseconds, and its store of the
-     * sequence come to be seen that much late. What is told must not be more than what
-     * it will be charged. */
-    uint64_t margin = sp_clock_wall_kind() == SP_WALL_INJECTED ? 0 : MARGIN;
-    running->busy = wall > at.wall + margin ? wall - at.wall - margin : 0;
-    running->cpu = cpu > at.cpu + margin ? cpu - at.cpu - margin : 0;
+    running->busy = wall > at.wall ? wall - at.wall : 0;
+    running->cpu = cpu > at.cpu ? cpu - at.cpu : 0;
+    if (sp_clock_wall_kind() != SP_WALL_INJECTED) leave_margin(running);
     return true;
 }
 

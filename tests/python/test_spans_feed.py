@@ -417,3 +417,42 @@ def test_a_thread_that_takes_over_from_an_ended_one_is_told_as_itself() -> None:
         for _ in range(3):
             in_thread(work)
     assert [each.thread for each in keep.all] == numbers
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
+
+
+@pytest.mark.parametrize("ended", ["session", "thread"])
+def test_rule_5_8_what_waited_leaves_no_memory_behind(ended: str) -> None:
+    """Rings are given back at the end of a session, or when a thread has ended."""
+    let_go = threading.Event()
+
+    class Stuck(Reporter):
+        def spans(self, batch: Any) -> None:
+            let_go.wait(60)
+
+    def work() -> None:
+        for _ in range(150_000):
+            with span("x"):
+                pass
+
+    with spanprof.start(
+        track_wall=True,
+        report_interval=0,
+        max_pending_spans=200_000,
+        reporters=[Stuck()],
+    ):
+        before = resident()
+        if ended == "thread":
+            in_thread(work)
+        else:
+            work()
+        assert resident() - before > 10_000_000
+        let_go.set()
+        spanprof.flush()
+        if ended == "thread":
+            assert resident() - before < 5_000_000
+    assert resident() - before < 5_000_000
