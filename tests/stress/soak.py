@@ -51,8 +51,8 @@ WARM_UP = 8
 
 GROWTH = 400 << 20
 """Bytes of resident memory that may come on top of that: with the most spans that may
-wait on five threads, their rings, the same on the way to reporters, and what is known of
-each span."""
+wait on five threads, their rings, the same on the way to reporters, and what is known
+of each span."""
 
 ROUND_LIMIT = 120.0
 VALUES = ("wall_busy", "wall_idle", "cpu_user", "cpu_system")
