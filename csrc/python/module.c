@@ -6,6 +6,7 @@ PyTypeObject *state_first_type;
 ModuleState *state_first;
 
 static int module_exec(PyObject *module) {
+    if (ready_init(module) < 0) return -1;
     if (span_object_init(module) < 0) return -1;
     if (span_function_init(module) < 0) return -1;
     if (profile_object_init(module) < 0) return -1;

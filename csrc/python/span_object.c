@@ -3,6 +3,7 @@
 #include "span_object.h"
 
 #include "callsite_of.h"
+#include "ready.h"
 #include "sampling.h"
 
 #include "../core/stats.h"
@@ -581,58 +582,6 @@ static PyObject *span_child(PyObject *object, PyObject *const *args, Py_ssize_t 
 
 /* --- asynchronous form ------------------------------------------------------------ */
 
-/* An awaitable that is done: `async with` enters and exits at once, without a
- * round through the event loop. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *result;
-} ReadyObject;
-
-static PyObject *ready_new(ModuleState *state, PyObject *result) {
-    struct sp_thread *paused = sp_thread_pause();
-    ReadyObject *self = PyObject_New(ReadyObject, state->ready_type);
-    sp_thread_resume(paused);
-    if (self != NULL) self->result = Py_NewRef(result);
-    return (PyObject *)self;
-}
-
-static void ready_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    Py_DECREF(((ReadyObject *)self)->result);
-    PyObject_Free(self);
-    Py_DECREF(type);
-}
-
-static PySendResult ready_send(PyObject *self, PyObject *value, PyObject **result) {
-    (void)value;
-    *result = Py_NewRef(((ReadyObject *)self)->result);
-    return PYGEN_RETURN;
-}
-
-static PyObject *ready_next(PyObject *self) {
-    PyObject *result = ((ReadyObject *)self)->result;
-    if (result == Py_None) return NULL; /* the same without an exception */
-    struct sp_thread *paused = sp_thread_pause();
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
-    if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
-    }
-    sp_thread_resume(paused);
-    return NULL;
-}
-
-static PyType_Slot ready_slots[] = {
-    {Py_tp_dealloc, ready_dealloc}, {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, ready_next},   {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, ready_send},       {0, NULL},
-};
-
-static PyType_Spec ready_spec = {
-    "spanprof._core._Ready", sizeof(ReadyObject), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    ready_slots};
-
 static PyObject *span_aenter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     PyObject *self = span_enter(object, NULL);
     if (self == NULL) return NULL;
@@ -874,11 +823,9 @@ int span_object_init(PyObject *module) {
     state->free_span_limit = SPANPROF_FREE_LIST;
     state->code_refs = PyDict_New();
     if (state->code_refs == NULL) return -1;
-    state->ready_type =
-        (PyTypeObject *)PyType_FromModuleAndSpec(module, &ready_spec, NULL);
     state->span_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
-    if (state->ready_type == NULL || state->span_type == NULL) return -1;
+    if (state->span_type == NULL) return -1;
     /* The slot Py_tp_vectorcall came with 3.14. */
     state->span_type->tp_vectorcall = span_type_vectorcall;
 #if SPANPROF_SELF_DESCRIPTORS

@@ -48,6 +48,7 @@ static inline ModuleState *state_of_type(PyTypeObject *type) {
 }
 
 /* Each adds its types and functions to the module; -1 with an exception. */
+int ready_init(PyObject *module);
 int span_object_init(PyObject *module);
 int span_function_init(PyObject *module);
 int profile_object_init(PyObject *module);
