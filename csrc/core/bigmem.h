@@ -9,6 +9,17 @@
 
 #define SP_BIG ((size_t)1 << 18)
 
+/* Pages that grow: `old` of that size (NULL: none yet) becomes `size` bytes, at another
+ * place perhaps; what is new is zero, and no memory before it is touched. NULL if there
+ * is none, and `old` is as it was. Free with munmap. */
+static inline void *sp_big_grow(void *old, size_t old_size, size_t size) {
+    void *memory = old == NULL
+                       ? mmap(NULL, size, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                       : mremap(old, old_size, size, MREMAP_MAYMOVE);
+    return memory != MAP_FAILED ? memory : NULL;
+}
+
 /* Zeroed; NULL if there is none. Free with the same size. */
 static inline void *sp_big_alloc(size_t size) {
     if (size < SP_BIG) return calloc(1, size > 0 ? size : 1);

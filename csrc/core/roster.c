@@ -1,5 +1,6 @@
 #include "roster.h"
 
+#include "bigmem.h"
 #include "heap.h"
 #include "stats.h"
 #include "table.h"
@@ -45,9 +46,9 @@ _Static_assert(sizeof(struct entry) == 80,
 
 struct sp_roster {
     bool with_heap;
-    struct sp_slab entries; /* numbers from 1 */
+    struct entry *entries; /* numbers from 1; they move when there are more */
     struct sp_table by_id;
-    uint32_t count, first_free, round;
+    uint32_t count, room, first_free, round;
     uint32_t over[REMEMBERED]; /* entries, the oldest at `over_at` once it is full */
     uint32_t over_at;
     uint32_t *path; /* of parents to introduce */
@@ -64,7 +65,7 @@ struct sp_roster {
 /* --- entries ---------------------------------------------------------------------- */
 
 static struct entry *entry_at(const struct sp_roster *roster, uint32_t number) {
-    return sp_slab_at(&roster->entries, number, sizeof(struct entry));
+    return &roster->entries[number];
 }
 
 static uint32_t hash_of(uint64_t id) {
@@ -84,11 +85,35 @@ static void put(struct sp_roster *roster, uint32_t number) {
     entry->next = sp_table_push(&roster->by_id, hash_of(entry->id), number);
 }
 
+static size_t bucket_bytes(const struct sp_table *table) {
+    return table->buckets != NULL ? ((size_t)table->mask + 1) * sizeof(uint32_t) : 0;
+}
+
+/* Pages of their own for what may be large for a short while: malloc would keep them,
+ * and each session's reporter thread may have another arena. */
 static bool make_buckets(struct sp_roster *roster) {
-    if (!sp_table_full(&roster->by_id)) return true;
-    if (!sp_table_grow(&roster->by_id)) return roster->by_id.buckets != NULL;
+    struct sp_table *table = &roster->by_id;
+    if (!sp_table_full(table)) return true;
+    uint32_t size = table->buckets == NULL ? 1024 : 2 * (table->mask + 1);
+    uint32_t *buckets = sp_big_grow(NULL, 0, size * sizeof *buckets);
+    if (buckets == NULL) return table->buckets != NULL;
+    if (table->buckets != NULL) munmap(table->buckets, bucket_bytes(table));
+    *table = (struct sp_table){buckets, size - 1, 0};
     for (uint32_t number = 1; number <= roster->count; number++)
         if (entry_at(roster, number)->state != FREE) put(roster, number);
+    return true;
+}
+
+static bool make_room(struct sp_roster *roster) {
+    uint32_t room = roster->room == 0 ? 1024 : 2 * roster->room;
+    struct entry *entries =
+        room < UINT32_MAX / 4
+            ? sp_big_grow(roster->entries, roster->room * sizeof *entries,
+                          room * sizeof *entries)
+            : NULL;
+    if (entries == NULL) return false;
+    roster->entries = entries;
+    roster->room = room;
     return true;
 }
 
@@ -99,8 +124,7 @@ static uint32_t make_entry(struct sp_roster *roster) {
         roster->first_free = entry_at(roster, number)->next;
         return number;
     }
-    if (!sp_slab_reserve(&roster->entries, roster->count + 1, sizeof(struct entry)))
-        return 0;
+    if (roster->count + 1 >= roster->room && !make_room(roster)) return 0;
     return ++roster->count;
 }
 
@@ -462,16 +486,18 @@ void sp_roster_tell(struct sp_roster *roster, const struct sp_round *round,
 /* --- the object ------------------------------------------------------------------- */
 
 struct sp_roster *sp_roster_new(bool with_heap) {
-    struct sp_roster *roster = calloc(1, sizeof *roster);
+    struct sp_roster *roster = sp_big_alloc(sizeof *roster);
     if (roster != NULL) roster->with_heap = with_heap;
     return roster;
 }
 
 void sp_roster_free(struct sp_roster *roster) {
     if (roster == NULL) return;
-    sp_slab_free(&roster->entries);
-    sp_table_free(&roster->by_id);
+    if (roster->entries != NULL)
+        munmap(roster->entries, roster->room * sizeof *roster->entries);
+    if (roster->by_id.buckets != NULL)
+        munmap(roster->by_id.buckets, bucket_bytes(&roster->by_id));
     free(roster->path);
     free(roster->scopes);
-    free(roster);
+    sp_big_free(roster, sizeof *roster);
 }
