@@ -6,6 +6,7 @@
 #include "session.h"
 #include "span.h"
 #include "stats.h"
+#include "suspend.h"
 #include "thread.h"
 
 #include <string.h>
@@ -237,6 +238,7 @@ static struct sp_profile *collect(bool is_report) {
     EACH_THREAD(t, generation) add_thread(t, &sums);
     if (memory) add_heap(generation, &sums);
     sp_span_each_idle(generation, wall, add_idle, &sums);
+    sp_span_each_suspended(generation, wall, add_idle, &sums);
 
     profile->start_unix = sp_session_started_unix;
     profile->duration = wall - sp_session_started_wall;

@@ -176,14 +176,14 @@ __attribute__((noinline)) void sp_feed_enter(struct sp_thread *thread,
     struct sp_feed_used before = sp_feed_counters(span->cell);
     sp_store(&base->id, 0);
     atomic_thread_fence(memory_order_release);
-    if (SP_UNLIKELY(span->opened))
+    if (SP_UNLIKELY(span->totalled))
         atomic_store_explicit(&base->total, span->feed_total, memory_order_relaxed);
     else
         sp_store(&base->parent, parent);
     base->start = sp_load(&thread->at_wall);
     set_before(base, &before);
     atomic_store_explicit(&base->cell, span->cell, memory_order_relaxed);
-    atomic_store_explicit(&base->opened, span->opened, memory_order_relaxed);
+    atomic_store_explicit(&base->totalled, span->totalled, memory_order_relaxed);
     base->irregular = irregular;
     atomic_store_explicit(&base->id, span->id, memory_order_release);
     feed->irregular += irregular;
@@ -220,8 +220,8 @@ static void copy_base(struct sp_feed_base *to, const struct sp_feed_base *from) 
     to->start = from->start;
     set_before(to, &before);
     atomic_store_explicit(&to->cell, cell_of(from), memory_order_relaxed);
-    atomic_store_explicit(&to->opened,
-                          atomic_load_explicit(&from->opened, memory_order_relaxed),
+    atomic_store_explicit(&to->totalled,
+                          atomic_load_explicit(&from->totalled, memory_order_relaxed),
                           memory_order_relaxed);
     to->irregular = from->irregular;
 }
@@ -270,7 +270,7 @@ static inline void tell(struct sp_feed *feed, const struct sp_span *span,
     publish(feed);
 }
 
-/* What the span used goes to `whole`; its record, unless it was opened, is written
+/* What the span used goes to `whole`; its record, unless it has a total, is written
  * before its base is gone: whoever finds no base finds the record. */
 static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall,
                          struct sp_feed_total *whole) {
@@ -285,7 +285,7 @@ static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_
     if (SP_UNLIKELY(used.cpu >= SPLIT_FROM)) sp_span_split_system(thread);
     whole->system += take_system(cell_of(base), used.cpu);
     sp_feed_add(&whole->used, &used);
-    if (SP_LIKELY(!span->opened)) {
+    if (SP_LIKELY(!span->totalled)) {
         whole->parent = sp_load(&base->parent);
         whole->start = base->start;
         /* Another clock than the thread's own may be behind it. */
@@ -299,21 +299,42 @@ static inline void leave(struct sp_thread *thread, struct sp_span *span, uint64_
     sp_feed_end_change(feed, changes);
 }
 
-static SP_COLD void leave_opened(struct sp_thread *thread, struct sp_span *span,
-                                 uint64_t wall) {
+static void leave_locked(struct sp_thread *thread, struct sp_span *span,
+                         uint64_t wall) {
     struct sp_feed_total none = {.parent = 0};
-    sp_spans_lock();
     if (span->feed_number != 0)
         leave(thread, span, wall, span->feed_total != NULL ? span->feed_total : &none);
+}
+
+static SP_COLD void leave_totalled(struct sp_thread *thread, struct sp_span *span,
+                                   uint64_t wall) {
+    sp_spans_lock();
+    leave_locked(thread, span, wall);
     sp_spans_unlock();
+}
+
+SP_COLD void sp_feed_suspend(struct sp_thread *thread, struct sp_span *span,
+                             uint64_t wall) {
+    if (!span->totalled) {
+        span->totalled = span->slow_exit = true;
+        if (span->feed_number == 0) { /* out of memory when it was entered */
+            sp_feed_open(span, 0, wall);
+        } else {
+            const struct sp_feed_base *base =
+                sp_feed_base_at(&thread->feed, span->feed_number - 1);
+            sp_feed_open(span, sp_load(&base->parent), base->start);
+        }
+        sp_span_list(span);
+    }
+    leave_locked(thread, span, wall);
 }
 
 /* Not to be inlined: a session without a feed would pay for its registers. */
 __attribute__((noinline)) void sp_feed_leave(struct sp_thread *thread,
                                              struct sp_span *span, uint64_t wall) {
     struct sp_feed_total whole = {.parent = 0};
-    if (SP_UNLIKELY(span->opened))
-        leave_opened(thread, span, wall);
+    if (SP_UNLIKELY(span->totalled))
+        leave_totalled(thread, span, wall);
     else if (SP_LIKELY(span->feed_number != 0))
         leave(thread, span, wall, &whole);
     else /* out of memory when it was entered */

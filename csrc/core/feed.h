@@ -51,14 +51,14 @@ struct sp_feed_base {
     sp_counter id; /* 0 while the rest changes */
     union {
         sp_counter parent;
-        _Atomic(struct sp_feed_total *) total; /* of an opened span; may be NULL */
+        _Atomic(struct sp_feed_total *) total; /* of a totalled span; may be NULL */
     };
     uint64_t start;
     struct {
         sp_counter busy, cpu, objects, space;
     } before; /* what `cell` said when the span was entered */
     _Atomic(struct sp_cell *) cell;
-    _Atomic bool opened;
+    _Atomic bool totalled;
     bool irregular; /* not below the span that ran: cells may be shared from here on */
 };
 
@@ -80,7 +80,7 @@ struct sp_feed {
     uint64_t counted;        /* the collector's: records to copy */
 };
 
-/* A span that was opened explicitly: what it used whenever it was entered. Under the
+/* A span that was opened explicitly, or suspended: what it used whenever it ran. Under the
  * lock of such spans, which it also takes to enter and to leave one. */
 struct sp_feed_total {
     union {
@@ -126,6 +126,10 @@ void sp_feed_enter(struct sp_thread *thread, struct sp_span *span, uint64_t pare
 /* The span has left the stack at that time, its boundary charged: write its record, or
  * add to its total if it was opened. */
 void sp_feed_leave(struct sp_thread *thread, struct sp_span *span, uint64_t wall);
+
+/* The span is suspended at that time, its boundary charged: its values are in a total
+ * from here on. Under the lock of opened spans. */
+void sp_feed_suspend(struct sp_thread *thread, struct sp_span *span, uint64_t wall);
 
 /* An opened span: it is made, and destroyed at that time. `thread` may be NULL. */
 void sp_feed_open(struct sp_span *span, uint64_t parent, uint64_t wall);

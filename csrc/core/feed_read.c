@@ -134,7 +134,7 @@ void sp_feed_batch_free(struct sp_feed_batch *batch) {
 /* --- spans that are not ------------------------------------------------------------
  */
 
-/* An opened span that is entered: what it used there. */
+/* A span with a total that is entered: what it used there. */
 struct entered {
     const struct sp_feed_total *total;
     struct sp_feed_used used;
@@ -155,7 +155,7 @@ struct seen {
     const struct sp_feed_total *total;
     struct sp_feed_used now, before;
     uint64_t system;
-    bool opened;
+    bool totalled;
 };
 
 static void *grown(void *items, size_t *room, size_t count, size_t item_size) {
@@ -208,10 +208,10 @@ static bool read_base(const struct sp_feed *feed, uint32_t number, struct seen *
     const struct sp_feed_base *base = sp_feed_base_at(feed, number);
     seen->id = atomic_load_explicit(&base->id, memory_order_acquire);
     if (seen->id == 0) return false;
-    seen->opened = atomic_load_explicit(&base->opened, memory_order_relaxed);
+    seen->totalled = atomic_load_explicit(&base->totalled, memory_order_relaxed);
     seen->total = NULL;
     seen->parent = 0;
-    if (seen->opened)
+    if (seen->totalled)
         seen->total = atomic_load_explicit(&base->total, memory_order_relaxed);
     else
         seen->parent = sp_load(&base->parent);
@@ -306,7 +306,7 @@ static void read_thread(struct reading *reading, const struct sp_thread *thread,
             sp_running_add(&stack->running, item->now.busy, item->now.cpu, &used.busy,
                            &used.cpu);
         uint64_t system = item->system < used.cpu ? item->system : used.cpu;
-        if (!item->opened)
+        if (!item->totalled)
             add_open(reading, item->id, item->parent, item->cell->path, &used, 0,
                      system);
         else if (item->total != NULL)
@@ -325,7 +325,7 @@ static void add_opened(void *context, const struct sp_span *span) {
     if (total == NULL) return;
     struct sp_feed_used used = total->used;
     uint64_t idle = total->idle, system = total->system;
-    if (sp_span_state(span) == SP_SPAN_OPEN && reading->wall > span->idle_since)
+    if (sp_span_state(span) != SP_SPAN_ENTERED && reading->wall > span->idle_since)
         idle += reading->wall - span->idle_since;
     struct entered key = {.total = total};
     const struct entered *entered =

@@ -5,6 +5,8 @@
 #include "heap_span.h"
 #include "shadow.h"
 #include "span.h"
+#include "suspend.h"
+#include "suspended.h"
 
 #include <pthread.h>
 
@@ -13,6 +15,7 @@ sp_counter sp_forks;
 static void before(void) {
     sp_collector_lock();
     sp_spans_lock();
+    sp_suspended_lock();
     sp_threads_lock();
     sp_paths_lock();
     sp_callsite_lock();
@@ -26,6 +29,7 @@ static void after_in_parent(void) {
     sp_callsite_unlock();
     sp_paths_unlock();
     sp_threads_unlock();
+    sp_suspended_unlock();
     sp_spans_unlock();
     sp_collector_unlock();
 }
@@ -37,6 +41,8 @@ static void after_in_child(void) {
     sp_callsite_relock_in_child();
     sp_paths_relock_in_child();
     sp_threads_relock_in_child();
+    sp_suspended_relock_in_child();
+    sp_suspend_restart_in_child();
     sp_spans_relock_in_child();
     sp_session_restart_in_child();
     sp_collector_relock_in_child();

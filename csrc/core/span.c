@@ -1,5 +1,6 @@
 #include "span.h"
 
+#include "boundary.h"
 #include "callsite.h"
 #include "heap_span.h"
 #include "stats.h"
@@ -7,18 +8,6 @@
 #include <pthread.h>
 
 void (*sp_span_release)(struct sp_span *span);
-
-static void set_state(struct sp_span *span, enum sp_span_state state) {
-    atomic_store_explicit(&span->state, (unsigned char)state, memory_order_relaxed);
-}
-
-static uint32_t generation_of(const struct sp_thread *thread) {
-    return atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
-}
-
-static struct sp_cell *current_cell(const struct sp_thread *thread) {
-    return atomic_load_explicit(&thread->cell, memory_order_relaxed);
-}
 
 /* --- user and system ------------------------------------------------------ */
 
@@ -62,85 +51,67 @@ static SP_COLD void split_touch(struct sp_thread *thread, struct sp_cell *cell) 
         (struct sp_split_entry){cell, sp_load(&cell->value[SP_VALUE_CPU])};
 }
 
-/* --- the boundary --------------------------------------------------------- */
-
-/* From here on the thread is at a boundary. Said before the clock is read: one that is
- * descheduled right after is not taken for a span that runs on. */
-static inline uint32_t begin_boundary(struct sp_thread *thread) {
-    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
-    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
-    return sequence;
-}
-
-/* Charge the time since the last boundary to the cell that ran, make `next` the
- * running cell. Every enter and exit is this and a push or a pop. */
-static inline void charge(struct sp_thread *thread, struct sp_cell *cell,
-                          struct sp_cell *next, const struct sp_moment *last,
-                          const struct sp_moment *now, uint32_t sequence) {
-    sp_add(&cell->value[SP_VALUE_BUSY], now->wall - last->wall);
-    sp_add(&cell->value[SP_VALUE_CPU], now->cpu - last->cpu);
-    sp_store(&thread->at_wall, now->wall);
-    sp_store(&thread->at_cpu, now->cpu);
-    atomic_store_explicit(&thread->cell, next, memory_order_release);
-    atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
-}
-
-static void boundary(struct sp_thread *thread, struct sp_cell *next) {
-    struct sp_cell *cell = current_cell(thread);
+void sp_boundary(struct sp_thread *thread, struct sp_cell *next) {
+    struct sp_cell *cell = sp_cell_running(thread);
     struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
     struct sp_moment now;
-    uint32_t sequence = begin_boundary(thread);
+    uint32_t sequence = sp_boundary_begin(thread);
     bool fresh = sp_clock_now(&thread->clock, &last, &now);
     if (thread->clock.want_cpu && SP_UNLIKELY(cell->split != thread->split_round))
         split_touch(thread, cell);
-    charge(thread, cell, next, &last, &now, sequence);
+    sp_boundary_charge(thread, cell, next, &last, &now, sequence);
     if (SP_UNLIKELY(fresh)) split_system(thread);
     sp_heap_tick(now.wall);
 }
 
-/* The same if nothing slow is due; else false, and nothing is done. Calls
- * nothing, so that those who call it have no registers to save. */
-static inline bool boundary_if_quick(struct sp_thread *thread, struct sp_cell *next) {
-    struct sp_cell *cell = current_cell(thread);
-    struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
-    struct sp_moment now;
-    if (SP_UNLIKELY(cell->split != thread->split_round && thread->clock.want_cpu))
-        return false;
-    uint32_t sequence = begin_boundary(thread);
-    if (SP_UNLIKELY(!sp_clock_now_quick(&thread->clock, &last, &now))) {
-        atomic_store_explicit(&thread->sequence, sequence, memory_order_relaxed);
-        return false;
-    }
-    charge(thread, cell, next, &last, &now, sequence);
-    return true;
-}
+/* --- making ----------------------------------------------------------------- */
 
 static uint64_t id_of(const struct sp_span *span) {
     return span != NULL ? span->id : 0;
 }
 
-/* The id of a span that was given as a parent. */
-static uint64_t id_in_session(const struct sp_thread *thread,
-                              const struct sp_span *parent) {
-    return parent->generation == generation_of(thread) ? parent->id : 0;
+static const struct sp_parent nobody = {0, SP_PATH_ROOT, 0};
+
+/* A span that was given as a parent. Of one of another session nothing is known here,
+ * and no parent is better than a wrong one. */
+static struct sp_parent in_session(const struct sp_thread *thread,
+                                   const struct sp_span *parent) {
+    return parent->generation == sp_thread_generation(thread) ? parent->as_parent
+                                                              : nobody;
+}
+
+/* The parent of the thread's next span: its context's current span; where that knows of
+ * none, the innermost one that runs. */
+static struct sp_parent next_parent(const struct sp_thread *thread) {
+    const struct sp_parent *current = &thread->context->current;
+    if (current->generation == sp_thread_generation(thread)) return *current;
+    return thread->top != NULL ? thread->top->as_parent : nobody;
+}
+
+static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
+                                  const struct sp_parent *parent) {
+    struct sp_cell *cell = sp_cell_running(thread);
+    if (cell->path != parent->path || sp_thread_is_nobodys(thread, cell))
+        cell = sp_cell_of_path(&thread->cells, parent->path);
+    return sp_cell_child(&thread->cells, cell, key);
 }
 
 /* `parent` is the id of the span's parent, for the feed. */
 static inline void push(struct sp_thread *thread, struct sp_span *span,
                         struct sp_cell *cell, uint64_t parent) {
     span->below = thread->top;
-    span->outer = current_cell(thread);
+    span->outer = sp_cell_running(thread);
     span->cell = cell;
     span->thread = thread;
-    set_state(span, SP_SPAN_ENTERED);
+    sp_span_set_state(span, SP_SPAN_ENTERED);
     bool irregular = thread->feed.on && cell->parent != span->outer->path;
     bool changes = false;
     if (SP_UNLIKELY(irregular)) {
         span->slow_exit = true; /* see pop */
         changes = sp_feed_begin_change(&thread->feed);
     }
-    boundary(thread, cell);
+    sp_boundary(thread, cell);
+    sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
     if (SP_UNLIKELY(thread->feed.on)) sp_feed_enter(thread, span, parent, irregular);
@@ -152,15 +123,21 @@ static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key
     span->id = thread->next_id++;
     span->key = key;
     span->path = cell->path;
-    span->generation = generation_of(thread);
+    span->generation = sp_thread_generation(thread);
     sp_add(&cell->value[SP_VALUE_CALLS], 1);
 }
 
-void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
-    struct sp_cell *cell = sp_cell_child(&thread->cells, current_cell(thread), key);
+static void begin_below(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                        const struct sp_parent *parent) {
+    struct sp_cell *cell = cell_under(thread, key, parent);
     create(thread, span, key, cell);
-    span->opened = span->slow_exit = false;
-    push(thread, span, cell, id_of(thread->top));
+    span->opened = span->slow_exit = span->totalled = span->suspended = false;
+    push(thread, span, cell, parent->id);
+}
+
+void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
+    struct sp_parent parent = next_parent(thread);
+    begin_below(thread, span, key, &parent);
 }
 
 static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span,
@@ -171,41 +148,32 @@ static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span
 
 void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
                       struct sp_site *site) {
-    struct sp_cell *outer = current_cell(thread), *cell = site->cell;
+    struct sp_cell *outer = sp_cell_running(thread), *cell = site->cell;
     sp_key key = sp_key_make(site->callsite, SP_LABELS_NONE);
     if (SP_UNLIKELY(cell == NULL || cell->parent != outer->path || cell->key != key ||
-                    !boundary_if_quick(thread, cell))) {
+                    !sp_span_has_top_as_parent(thread) ||
+                    !sp_boundary_if_quick(thread, cell))) {
         begin_at_slow(thread, span, site);
         return;
     }
     create(thread, span, key, cell);
-    span->opened = span->slow_exit = false;
+    span->opened = span->slow_exit = span->totalled = span->suspended = false;
     span->below = thread->top;
     span->outer = outer;
     span->cell = cell;
     span->thread = thread;
-    set_state(span, SP_SPAN_ENTERED);
+    sp_span_set_state(span, SP_SPAN_ENTERED);
+    sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
     if (SP_UNLIKELY(thread->feed.on))
         sp_feed_enter(thread, span, id_of(span->below), false);
 }
 
-static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
-                                  const struct sp_span *parent) {
-    /* A parent of another session is unknown here, and no parent is better than
-     * a wrong one. */
-    uint32_t path =
-        parent->generation == generation_of(thread) ? parent->path : SP_PATH_ROOT;
-    return sp_cell_child(&thread->cells, sp_cell_of_path(&thread->cells, path), key);
-}
-
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
                          const struct sp_span *parent) {
-    struct sp_cell *cell = cell_under(thread, key, parent);
-    create(thread, span, key, cell);
-    span->opened = span->slow_exit = false;
-    push(thread, span, cell, id_in_session(thread, parent));
+    struct sp_parent above = in_session(thread, parent);
+    begin_below(thread, span, key, &above);
 }
 
 /* --- sampling --------------------------------------------------------------- */
@@ -213,11 +181,10 @@ void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key 
 enum sp_decision sp_span_decide(struct sp_thread *thread,
                                 const struct sp_span *parent) {
     if (!thread->sampler.on) return SP_SAMPLED;
-    if (parent != NULL && parent->generation == generation_of(thread))
-        return sp_span_is_sampled_out(parent) ? SP_SAMPLED_OUT : SP_SAMPLED;
-    if (parent == NULL && thread->top != NULL)
-        return sp_span_is_unheard(thread) ? SP_SAMPLED_OUT : SP_SAMPLED;
-    return sp_sampler_decide(&thread->sampler);
+    struct sp_parent above =
+        parent != NULL ? in_session(thread, parent) : next_parent(thread);
+    if (above.generation == 0) return sp_sampler_decide(&thread->sampler);
+    return above.path == SP_PATH_SAMPLED_OUT ? SP_SAMPLED_OUT : SP_SAMPLED;
 }
 
 static void count_sampled_out(struct sp_thread *thread) {
@@ -227,11 +194,12 @@ static void count_sampled_out(struct sp_thread *thread) {
 /* On top of one that is recorded: there is a boundary between the two. */
 static void push_sampled_out(struct sp_thread *thread, struct sp_span *span) {
     span->below = thread->top;
-    span->outer = current_cell(thread);
+    span->outer = sp_cell_running(thread);
     span->cell = &thread->sampled_out;
     span->thread = thread;
-    set_state(span, SP_SPAN_ENTERED);
-    boundary(thread, span->cell);
+    sp_span_set_state(span, SP_SPAN_ENTERED);
+    sp_boundary(thread, span->cell);
+    sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, NULL);
 }
@@ -241,21 +209,17 @@ void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span) {
         sp_span_begin_unheard(thread, span);
         return;
     }
-    span->path = SP_PATH_SAMPLED_OUT;
-    span->generation = generation_of(thread);
-    span->opened = false;
-    span->slow_exit = true;
+    sp_span_set_sampled_out(thread, span);
     push_sampled_out(thread, span);
     count_sampled_out(thread);
 }
 
 void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span) {
-    span->path = SP_PATH_SAMPLED_OUT;
-    span->generation = generation_of(thread);
-    span->opened = span->slow_exit = true;
+    sp_span_set_sampled_out(thread, span);
+    span->opened = true;
     span->feed_total = NULL;
     span->open_previous = span->open_next = NULL; /* its idle time is nobody's */
-    set_state(span, SP_SPAN_OPEN);
+    sp_span_set_state(span, SP_SPAN_OPEN);
     count_sampled_out(thread);
 }
 
@@ -269,7 +233,8 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     bool irregular = thread->feed.on && thread->feed.irregular != 0;
     bool changes = false;
     if (SP_UNLIKELY(irregular)) changes = sp_feed_begin_change(&thread->feed);
-    boundary(thread, span->outer);
+    sp_boundary(thread, span->outer);
+    sp_context_leave(thread, span, span);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
     if (SP_UNLIKELY(is_fed(thread, span)))
@@ -284,13 +249,13 @@ static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span 
         if (above->below != span) continue;
         above->below = span->below;
         above->outer = span->outer;
+        if (above->before.id == span->id && above->before.path == span->path)
+            above->before = span->before;
         if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_clock_wall());
         return true;
     }
     return false;
 }
-
-static void settle_after_exit(struct sp_span *span);
 
 SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
     struct sp_span *span = thread->top;
@@ -301,7 +266,7 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
                 pop(thread, span);
             else
                 unlink_from_middle(thread, span);
-            settle_after_exit(span);
+            sp_span_settle(thread, span);
             if (sp_span_release != NULL) sp_span_release(span);
             below = thread->top; /* the host may have run anything: begin again */
         }
@@ -312,7 +277,7 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
 /* The stack of a session that is over: its spans may have been exited elsewhere
  * since, and their memory freed. */
 static bool is_stale(const struct sp_thread *thread) {
-    return generation_of(thread) != sp_session_running();
+    return sp_thread_generation(thread) != sp_session_running();
 }
 
 static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) {
@@ -329,28 +294,33 @@ static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *
             pop(thread, span);
         else
             unlink_from_middle(thread, span);
-        settle_after_exit(span);
+        sp_span_settle(thread, span);
         return true;
     }
     uint32_t running = sp_session_running();
-    if (span->thread != thread && running != 0 && span->generation == running &&
-        sp_span_state(span) == SP_SPAN_ENTERED) {
+    if (span->thread != thread && span->thread != NULL && running != 0 &&
+        span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED) {
         sp_count(&sp_stats.misnested);
         atomic_store_explicit(&span->exit_requested, true, memory_order_release);
         sp_thread_poke(span->thread);
         return false;
     }
-    /* Of a session that is over, or left behind by a thread that is. */
-    settle_after_exit(span);
+    if (span->suspended) {
+        sp_count(&sp_stats.misnested);
+        sp_span_withdraw(thread, span);
+    }
+    /* Or of a session that is over, or left behind by a thread that is. */
+    sp_span_settle(thread, span);
     return true;
 }
 
 bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
-    if (SP_UNLIKELY(span->slow_exit || !boundary_if_quick(thread, span->outer)))
+    if (SP_UNLIKELY(span->slow_exit || !sp_boundary_if_quick(thread, span->outer)))
         return false;
+    sp_context_leave(thread, span, span);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
-    set_state(span, SP_SPAN_NONE);
+    sp_span_set_state(span, SP_SPAN_NONE);
     if (SP_UNLIKELY(thread->feed.on))
         sp_feed_leave(thread, span, sp_load(&thread->at_wall));
     return true;
@@ -362,7 +332,7 @@ bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
     if (sp_span_is_sampled_out(span) && sp_span_exit_unheard(thread, span)) return true;
     if (SP_LIKELY(sp_span_exit_quick(thread, span))) return true;
     pop(thread, span);
-    settle_after_exit(span);
+    sp_span_settle(thread, span);
     return true;
 }
 
@@ -380,7 +350,7 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
         sp_thread_charge_to(thread, NULL);
         return;
     }
-    boundary(thread, sp_thread_idle_cell(thread));
+    sp_boundary(thread, sp_thread_idle_cell(thread));
     struct sp_span *span = thread->top;
     thread->top = NULL;
     sp_thread_charge_to(thread, NULL);
@@ -388,7 +358,7 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
         struct sp_span *below = span->below;
         if (is_fed(thread, span))
             sp_feed_leave(thread, span, sp_load(&thread->at_wall));
-        settle_after_exit(span);
+        sp_span_settle(thread, span);
         sp_count(&sp_stats.abandoned);
         span = below;
     }
@@ -401,9 +371,11 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sp_span *open_spans;
 
-static void charge_idle_locked(struct sp_thread *thread, struct sp_span *span,
-                               uint64_t wall) {
-    if (thread == NULL || span->generation != generation_of(thread)) return;
+void sp_span_charge_idle(struct sp_thread *thread, struct sp_span *span,
+                         uint64_t wall) {
+    if (thread == NULL || span->generation != sp_thread_generation(thread) ||
+        sp_span_is_sampled_out(span))
+        return;
     uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
     span->idle_since = wall;
     if (span->feed_total != NULL) span->feed_total->idle += idle;
@@ -412,72 +384,87 @@ static void charge_idle_locked(struct sp_thread *thread, struct sp_span *span,
                idle);
 }
 
-void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
-                  const struct sp_span *parent) {
-    struct sp_cell *cell =
-        parent != NULL ? cell_under(thread, key, parent)
-                       : sp_cell_child(&thread->cells, current_cell(thread), key);
-    create(thread, span, key, cell);
-    span->opened = span->slow_exit = true;
-    pthread_mutex_lock(&open_lock);
-    span->idle_since = sp_clock_wall();
-    span->feed_total = NULL;
-    if (thread->feed.on)
-        sp_feed_open(
-            span, parent != NULL ? id_in_session(thread, parent) : id_of(thread->top),
-            span->idle_since);
-    set_state(span, SP_SPAN_OPEN);
+void sp_span_list(struct sp_span *span) {
     span->open_previous = NULL;
     span->open_next = open_spans;
     if (open_spans != NULL) open_spans->open_previous = span;
     open_spans = span;
-    pthread_mutex_unlock(&open_lock);
 }
 
-void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
-    if (span->generation != generation_of(thread)) return; /* it is not recorded */
-    if (sp_span_is_sampled_out(span)) {
-        push_sampled_out(thread, span);
-        return;
-    }
-    struct sp_cell *cell = sp_cell_of_path(&thread->cells, span->path);
-    pthread_mutex_lock(&open_lock);
-    charge_idle_locked(thread, span, sp_clock_wall());
-    push(thread, span, cell, 0); /* its total knows its parent */
-    pthread_mutex_unlock(&open_lock);
-}
-
-/* `span` has left the stack: an opened one idles again, another is no more. */
-static void settle_after_exit(struct sp_span *span) {
-    atomic_store_explicit(&span->exit_requested, false, memory_order_relaxed);
-    if (!span->opened) {
-        set_state(span, SP_SPAN_NONE);
-        if (span->heap_owner != 0) sp_heap_span_closed(span);
-        return;
-    }
-    pthread_mutex_lock(&open_lock);
-    span->idle_since = sp_clock_wall();
-    set_state(span, SP_SPAN_OPEN);
-    pthread_mutex_unlock(&open_lock);
-}
-
-void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
-    if (sp_span_is_sampled_out(span)) {
-        set_state(span, SP_SPAN_NONE);
-        span->opened = false;
-        return;
-    }
-    pthread_mutex_lock(&open_lock);
-    uint64_t wall = sp_clock_wall();
-    charge_idle_locked(thread, span, wall);
+static void unlist(struct sp_span *span) {
     if (span->open_previous != NULL)
         span->open_previous->open_next = span->open_next;
     else if (open_spans == span)
         open_spans = span->open_next;
     if (span->open_next != NULL) span->open_next->open_previous = span->open_previous;
     span->open_previous = span->open_next = NULL;
-    set_state(span, SP_SPAN_NONE);
-    span->opened = false;
+}
+
+void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                  const struct sp_span *parent) {
+    struct sp_parent above =
+        parent != NULL ? in_session(thread, parent) : next_parent(thread);
+    create(thread, span, key, cell_under(thread, key, &above));
+    span->opened = span->slow_exit = span->totalled = true;
+    span->suspended = false;
+    pthread_mutex_lock(&open_lock);
+    span->idle_since = sp_clock_wall();
+    span->feed_total = NULL;
+    if (thread->feed.on) sp_feed_open(span, above.id, span->idle_since);
+    sp_span_set_state(span, SP_SPAN_OPEN);
+    sp_span_list(span);
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
+    if (span->generation != sp_thread_generation(thread)) return; /* it is not recorded */
+    if (sp_span_is_sampled_out(span)) {
+        push_sampled_out(thread, span);
+        return;
+    }
+    struct sp_cell *cell = sp_cell_of_path(&thread->cells, span->path);
+    pthread_mutex_lock(&open_lock);
+    sp_span_charge_idle(thread, span, sp_clock_wall());
+    push(thread, span, cell, 0); /* its total knows its parent */
+    pthread_mutex_unlock(&open_lock);
+}
+
+/* Those that were suspended, where there is a feed, have a place in the list and a
+ * total as if they were opened. */
+static SP_COLD void close_totalled(struct sp_thread *thread, struct sp_span *span) {
+    pthread_mutex_lock(&open_lock);
+    unlist(span);
+    span->totalled = false;
+    sp_feed_close(thread, span, sp_clock_wall());
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_settle(struct sp_thread *thread, struct sp_span *span) {
+    atomic_store_explicit(&span->exit_requested, false, memory_order_relaxed);
+    if (!span->opened) {
+        if (SP_UNLIKELY(span->totalled)) close_totalled(thread, span);
+        sp_span_set_state(span, SP_SPAN_NONE);
+        if (span->heap_owner != 0) sp_heap_span_closed(span);
+        return;
+    }
+    pthread_mutex_lock(&open_lock);
+    span->idle_since = sp_clock_wall();
+    sp_span_set_state(span, SP_SPAN_OPEN);
+    pthread_mutex_unlock(&open_lock);
+}
+
+void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
+    if (sp_span_is_sampled_out(span)) {
+        sp_span_set_state(span, SP_SPAN_NONE);
+        span->opened = false;
+        return;
+    }
+    pthread_mutex_lock(&open_lock);
+    uint64_t wall = sp_clock_wall();
+    sp_span_charge_idle(thread, span, wall);
+    unlist(span);
+    sp_span_set_state(span, SP_SPAN_NONE);
+    span->opened = span->totalled = false;
     if (span->feed_total != NULL || (thread != NULL && thread->feed.on))
         sp_feed_close(thread, span, wall);
     pthread_mutex_unlock(&open_lock);

@@ -19,26 +19,40 @@ enum sp_span_state {
     SP_SPAN_NONE,    /* not created, or destroyed */
     SP_SPAN_OPEN,    /* created, not running: idle time counts */
     SP_SPAN_ENTERED, /* on its thread's running stack */
+    SP_SPAN_SUSPENDED, /* off it for the time being, see suspend.h: idle time counts */
 };
 
 struct sp_span {
     struct sp_span *below; /* the span that ran when this one was entered */
-    struct sp_cell *outer; /* the cell charged before; `below`'s, or the root */
+    union {
+        struct sp_cell *outer; /* the cell charged before; `below`'s, or the root */
+        const void *kept_under; /* while suspended: the key of its group */
+    };
     struct sp_cell *cell;  /* its own, while entered */
     struct sp_thread *thread;
     void *owner; /* the host's object, for sp_span_release */
-    uint64_t id;
-    uint64_t idle_since; /* wall time, while open and not running */
+    const void *home; /* the host's: what suspends the span when it is suspended */
+    union {
+        struct {
+            uint64_t id;
+            uint32_t path;
+            uint32_t generation;
+        };
+        struct sp_parent as_parent;
+    };
+    struct sp_parent before; /* the context's current span before this one was entered */
+    uint64_t idle_since;     /* wall time, while open or suspended */
     sp_key key;
-    uint32_t path;
-    uint32_t generation;
     _Atomic unsigned char state; /* enum sp_span_state */
     _Atomic bool exit_requested; /* by another thread than the running one */
     bool opened;                 /* explicitly: stays open after an exit */
     bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
+    bool totalled; /* opened, or was suspended while there was a feed: it is in the list
+                      of opened spans, and has a feed_total */
+    bool suspended; /* is in a group of suspended spans; an opened one is open as well */
     uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
     uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
-    struct sp_feed_total *feed_total;          /* of an opened span; or NULL */
+    struct sp_feed_total *feed_total;          /* of a totalled span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 
@@ -57,11 +71,19 @@ static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
  * exit that another thread asked for), on the running thread. May be NULL. */
 extern void (*sp_span_release)(struct sp_span *span);
 
-/* Create and enter a span below the running one, or below `parent` (which may
- * run on another thread or have ended; of another session it counts as none). */
+/* Create and enter a span below the context's current one (context.h), or below `parent`
+ * (which may run on another thread or have ended; of another session it counts as
+ * none). */
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key);
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
                          const struct sp_span *parent);
+
+/* Whether the thread's next span is a child of its innermost one, or a root if there is
+ * none; if false, it may be all the same. */
+static inline bool sp_span_has_top_as_parent(const struct sp_thread *thread) {
+    return SP_LIKELY(thread->context->current.id ==
+                     (thread->top != NULL ? thread->top->id : 0));
+}
 
 /* As sp_span_begin, for a span without recorded labels, at the site's callsite.
  * Finds the cell in the site, and makes no call in the usual case. */
@@ -74,8 +96,8 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
  * are to know; but no clock is read for it, and its time and blocks are nobody's. It
  * has no id. Every span of a session without a sampler is sampled. */
 
-/* The decision for a span below the running one, or below `parent` if not NULL:
- * that one's, or for a root a new one. To be called once for each span. */
+/* The decision for a span below the context's current one, or below `parent` if not
+ * NULL: that one's, or for a root a new one. To be called once for each span. */
 enum sp_decision sp_span_decide(struct sp_thread *thread, const struct sp_span *parent);
 
 /* In place of sp_span_begin (_under, _at) and sp_span_open; the other functions take
@@ -91,14 +113,27 @@ static inline bool sp_span_is_unheard(const struct sp_thread *thread) {
                thread, atomic_load_explicit(&thread->cell, memory_order_relaxed));
 }
 
-/* sp_span_decide without a parent, if that is SP_SAMPLED_OUT and quickly known. */
+/* sp_span_decide without a parent, if that is SP_SAMPLED_OUT and quickly known. The
+ * thread is one where sp_span_is_unheard. */
 static inline bool sp_span_skips(struct sp_thread *thread) {
+    if (SP_UNLIKELY(thread->context->current.id != 0)) return false;
     if (atomic_load_explicit(&thread->cell, memory_order_relaxed) ==
         &thread->sampled_out)
         return true;
+    if (SP_UNLIKELY(thread->context->current.generation != 0)) return false;
     if (SP_UNLIKELY(thread->sampler.skip == 0)) return false;
     thread->sampler.skip--;
     return true;
+}
+
+static inline void sp_span_set_sampled_out(const struct sp_thread *thread,
+                                           struct sp_span *span) {
+    span->id = 0;
+    span->path = SP_PATH_SAMPLED_OUT;
+    span->generation =
+        atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+    span->opened = span->totalled = span->suspended = false;
+    span->slow_exit = true;
 }
 
 /* sp_span_begin_sampled_out where sp_span_is_unheard. */
@@ -108,12 +143,10 @@ static inline void sp_span_begin_unheard(struct sp_thread *thread,
     span->outer = atomic_load_explicit(&thread->cell, memory_order_relaxed);
     span->cell = &thread->sampled_out;
     span->thread = thread;
-    span->path = SP_PATH_SAMPLED_OUT;
-    span->generation =
-        atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+    sp_span_set_sampled_out(thread, span);
     atomic_store_explicit(&span->state, SP_SPAN_ENTERED, memory_order_relaxed);
-    span->opened = false;
-    span->slow_exit = true;
+    span->before = thread->context->current;
+    thread->context->current = span->as_parent;
     /* All before is nobody's, and so is all from here on: no boundary. */
     atomic_store_explicit(&thread->cell, &thread->sampled_out, memory_order_relaxed);
     thread->top = span;
@@ -127,6 +160,8 @@ static inline bool sp_span_exit_unheard(struct sp_thread *thread,
     if (SP_UNLIKELY(span->opened || !sp_thread_is_nobodys(thread, span->outer)))
         return false;
     atomic_store_explicit(&thread->cell, span->outer, memory_order_relaxed);
+    if (thread->context->current.path == SP_PATH_SAMPLED_OUT)
+        thread->context->current = span->before;
     thread->top = span->below;
     atomic_store_explicit(&span->state, SP_SPAN_NONE, memory_order_relaxed);
     return true;
@@ -179,5 +214,12 @@ void sp_span_each_opened(uint32_t generation,
 void sp_spans_lock(void);
 void sp_spans_unlock(void);
 void sp_spans_relock_in_child(void);
+
+/* For suspend.c. Under that lock: the span has a place in the list. */
+void sp_span_list(struct sp_span *span);
+
+/* A suspended span leaves its group, its idle time charged, and is neither suspended
+ * nor entered; see suspend.h. `thread` may be NULL. */
+void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span);
 
 #endif

@@ -11,6 +11,7 @@ SP_TLS struct sp_thread *sp_thread_self, *sp_thread_charged;
 SP_TLS int64_t sp_thread_allowance = SP_ALLOWANCE_OF_NOBODY;
 _Atomic uint32_t sp_site_epoch = 1;
 void (*_Atomic sp_thread_joined)(void);
+void (*_Atomic sp_thread_find_context)(struct sp_thread *thread);
 
 /* Guards the free list and the making of states. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -48,6 +49,12 @@ static void make_exit_key(void) {
     pthread_key_create(&exit_key, on_thread_exit);
 }
 
+static void leave_context(struct sp_thread *thread) {
+    thread->context = &thread->own_context;
+    thread->host.context = NULL;
+    thread->host.version = 0;
+}
+
 /* A state of an ended thread, or a new one; NULL out of memory. */
 static struct sp_thread *acquire(void) {
     pthread_mutex_lock(&lock);
@@ -63,6 +70,8 @@ static struct sp_thread *acquire(void) {
     if (thread != NULL) {
         thread->next_free = NULL;
         thread->is_profilers = false;
+        thread->own_context.current = (struct sp_parent){0, SP_PATH_ROOT, 0};
+        leave_context(thread);
         atomic_store_explicit(&thread->generation, 0, memory_order_relaxed);
         atomic_store_explicit(&thread->alive, true, memory_order_relaxed);
     }
@@ -104,6 +113,7 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     sp_thread_heap_reset(&thread->heap);
     sp_feed_reset(&thread->feed);
     sp_sampler_reset(&thread->sampler);
+    thread->own_context.current = (struct sp_parent){0, SP_PATH_ROOT, 0};
     thread->undecided.last_child = NULL;
     if (!sp_cells_reset(&thread->cells)) {
         sp_count(&sp_stats.out_of_memory);
@@ -151,6 +161,10 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
     /* The profiler's own thread comes here each time, and is turned away. */
     if (thread == NULL || thread->is_profilers) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
+    leave_context(thread);
+    void (*find_context)(struct sp_thread *) =
+        atomic_load_explicit(&sp_thread_find_context, memory_order_relaxed);
+    if (find_context != NULL) find_context(thread);
     sp_span_exit_requested(thread);
     void (*joined)(void) =
         atomic_load_explicit(&sp_thread_joined, memory_order_relaxed);

@@ -9,6 +9,7 @@
 
 #include "calltree.h"
 #include "clock.h"
+#include "context.h"
 #include "feed.h"
 #include "session.h"
 
@@ -45,6 +46,7 @@ struct sp_thread {
     sp_counter at_wall, at_cpu; /* the last boundary: all before is charged */
     _Atomic(struct sp_cell *) cell;
     struct sp_span *top;              /* innermost running span */
+    struct sp_context *context;       /* the host's, or `own_context`; never NULL */
     struct sp_account *alloc_account; /* `cell`'s, or NULL: no span, or not tracked */
     struct sp_thread_heap heap;
     struct sp_feed feed;
@@ -66,6 +68,12 @@ struct sp_thread {
 
     struct sp_site sites[SP_SITES];
     uint32_t site_epoch;
+
+    struct sp_context own_context;
+    struct {
+        void *context;
+        uint64_t version;
+    } host; /* the host's: which of its contexts `context` is */
 
     /* The registry: `next` never changes once published; `next_free` and
      * `alive` under its lock. */
@@ -129,6 +137,11 @@ static inline void sp_thread_charge_to(struct sp_thread *thread,
  * out of memory. Slow: called when sp_thread_self is missing or of another
  * generation. */
 struct sp_thread *sp_thread_join(uint32_t generation);
+
+/* Called on each thread that is about to do that and to see to what others asked of it:
+ * the host sets `thread->context`, which is `own_context` before. The thread need not
+ * be attached to the host. NULL: there is no host. */
+extern void (*_Atomic sp_thread_find_context)(struct sp_thread *thread);
 
 /* Called on each thread that opens its first span of a session, or its next one after
  * sp_thread_poke, before that span. The thread need not be attached to the host. NULL:

@@ -1,0 +1,85 @@
+/* The boundary between what one span used and what the next one will: for those files
+ * that move spans to and from a thread's stack. */
+#ifndef SPANPROF_CORE_BOUNDARY_H
+#define SPANPROF_CORE_BOUNDARY_H
+
+#include "span.h"
+
+static inline void sp_span_set_state(struct sp_span *span, enum sp_span_state state) {
+    atomic_store_explicit(&span->state, (unsigned char)state, memory_order_relaxed);
+}
+
+static inline uint32_t sp_thread_generation(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+}
+
+static inline struct sp_cell *sp_cell_running(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->cell, memory_order_relaxed);
+}
+
+/* From here on the thread is at a boundary. Said before the clock is read: one that is
+ * descheduled right after is not taken for a span that runs on. */
+static inline uint32_t sp_boundary_begin(struct sp_thread *thread) {
+    uint32_t sequence = atomic_load_explicit(&thread->sequence, memory_order_relaxed);
+    atomic_store_explicit(&thread->sequence, sequence + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    return sequence;
+}
+
+/* Charge the time since the last boundary to the cell that ran, make `next` the
+ * running cell. Every enter and exit is this and a push or a pop. */
+static inline void sp_boundary_charge(struct sp_thread *thread, struct sp_cell *cell,
+                                      struct sp_cell *next,
+                                      const struct sp_moment *last,
+                                      const struct sp_moment *now, uint32_t sequence) {
+    sp_add(&cell->value[SP_VALUE_BUSY], now->wall - last->wall);
+    sp_add(&cell->value[SP_VALUE_CPU], now->cpu - last->cpu);
+    sp_store(&thread->at_wall, now->wall);
+    sp_store(&thread->at_cpu, now->cpu);
+    atomic_store_explicit(&thread->cell, next, memory_order_release);
+    atomic_store_explicit(&thread->sequence, sequence + 2, memory_order_release);
+}
+
+void sp_boundary(struct sp_thread *thread, struct sp_cell *next);
+
+/* The same if nothing slow is due; else false, and nothing is done. Calls
+ * nothing, so that those who call it have no registers to save. */
+static inline bool sp_boundary_if_quick(struct sp_thread *thread,
+                                        struct sp_cell *next) {
+    struct sp_cell *cell = sp_cell_running(thread);
+    struct sp_moment last = {sp_load(&thread->at_wall), sp_load(&thread->at_cpu)};
+    struct sp_moment now;
+    if (SP_UNLIKELY(cell->split != thread->split_round && thread->clock.want_cpu))
+        return false;
+    uint32_t sequence = sp_boundary_begin(thread);
+    if (SP_UNLIKELY(!sp_clock_now_quick(&thread->clock, &last, &now))) {
+        atomic_store_explicit(&thread->sequence, sequence, memory_order_relaxed);
+        return false;
+    }
+    sp_boundary_charge(thread, cell, next, &last, &now, sequence);
+    return true;
+}
+
+/* The span becomes its context's current one. */
+static inline void sp_context_enter(struct sp_thread *thread, struct sp_span *span) {
+    struct sp_context *context = thread->context;
+    span->before = context->current;
+    context->current = span->as_parent;
+}
+
+/* It is that no longer, if it was: it may have been entered in another context. */
+static inline void sp_context_leave(struct sp_thread *thread, const struct sp_span *top,
+                                    const struct sp_span *bottom) {
+    struct sp_context *context = thread->context;
+    if (SP_LIKELY(context->current.id == top->id && context->current.path == top->path))
+        context->current = bottom->before;
+}
+
+/* For suspend.c. `thread` may be NULL. An opened span: under the lock. */
+void sp_span_charge_idle(struct sp_thread *thread, struct sp_span *span, uint64_t wall);
+
+/* A span that has left the stack or its group: an opened one idles, another is no more.
+ */
+void sp_span_settle(struct sp_thread *thread, struct sp_span *span);
+
+#endif

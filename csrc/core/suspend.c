@@ -1,0 +1,231 @@
+#include "suspend.h"
+
+#include "boundary.h"
+#include "heap_span.h"
+#include "stats.h"
+#include "suspended.h"
+
+bool (*sp_span_retain)(struct sp_span *span);
+
+static bool is_fed(const struct sp_thread *thread, const struct sp_span *span) {
+    return thread->feed.on && !sp_span_is_sampled_out(span);
+}
+
+/* The boundary in the usual case without a call. */
+static inline void cross(struct sp_thread *thread, struct sp_cell *next) {
+    if (SP_UNLIKELY(!sp_boundary_if_quick(thread, next))) sp_boundary(thread, next);
+}
+
+/* --- opened spans, and the feed -------------------------------------------------
+ *
+ * An opened span is read in place while it is open, and one that is suspended while
+ * there is a feed is treated as if it were opened: under the lock of these. */
+
+static bool needs_lock(const struct sp_thread *thread, const struct sp_span *top,
+                       const struct sp_span *end) {
+    if (thread->feed.on) return true;
+    for (const struct sp_span *s = top; s != end; s = s->below)
+        if (s->opened) return true;
+    return false;
+}
+
+/* --- suspending ------------------------------------------------------------------ */
+
+static void abandon_group(struct sp_thread *thread, struct sp_span *top);
+
+static void mark_suspended(struct sp_span *span, const void *key, uint64_t wall) {
+    span->idle_since = wall;
+    span->kept_under = key;
+    span->suspended = true;
+    sp_span_set_state(span, span->opened ? SP_SPAN_OPEN : SP_SPAN_SUSPENDED);
+}
+
+static SP_COLD void leave_feed(struct sp_thread *thread, struct sp_span *top,
+                               uint64_t wall) {
+    for (struct sp_span *s = top; s != NULL; s = s->below)
+        if (is_fed(thread, s)) sp_feed_suspend(thread, s, wall);
+}
+
+bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
+                     const void *key) {
+    struct sp_span *top = thread->top, *below = bottom->below;
+    bool locked = needs_lock(thread, top, below), kept;
+    if (SP_UNLIKELY(locked)) sp_spans_lock();
+    bool changes = thread->feed.on && sp_feed_begin_change(&thread->feed);
+    cross(thread, bottom->outer);
+    uint64_t wall = sp_load(&thread->at_wall);
+    sp_context_leave(thread, top, bottom);
+    thread->top = below;
+    bottom->below = NULL;
+    sp_thread_charge_to(thread, bottom->outer->account);
+    if (SP_UNLIKELY(thread->feed.on)) leave_feed(thread, top, wall);
+    for (struct sp_span *s = top; s != NULL; s = s->below)
+        mark_suspended(s, key, wall);
+    struct sp_span *before = sp_suspended_put(key, top, &kept);
+    if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
+    if (SP_UNLIKELY(locked)) sp_spans_unlock();
+    if (SP_UNLIKELY(before != NULL)) abandon_group(thread, before);
+    if (SP_UNLIKELY(!kept)) {
+        sp_count(&sp_stats.out_of_memory);
+        abandon_group(thread, top);
+    }
+    return kept;
+}
+
+/* --- resuming -------------------------------------------------------------------- */
+
+/* The group in the order in which it goes on the stack: `below` is the one above. */
+static struct sp_span *reversed(struct sp_span *top, unsigned *count) {
+    struct sp_span *bottom = NULL;
+    *count = 0;
+    while (top != NULL) {
+        struct sp_span *next = top->below;
+        top->below = bottom;
+        bottom = top;
+        top = next;
+        ++*count;
+    }
+    return bottom;
+}
+
+/* Neither suspended nor on a stack: its exit finds it so. */
+static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
+    span->suspended = false;
+    if (!span->opened) {
+        sp_span_charge_idle(thread, span, sp_clock_wall());
+        sp_span_set_state(span, SP_SPAN_ENTERED);
+    }
+    span->thread = NULL;
+    span->below = NULL;
+}
+
+static struct sp_cell *cell_for(struct sp_thread *thread, const struct sp_span *span) {
+    if (sp_span_is_sampled_out(span)) return &thread->sampled_out;
+    if (SP_LIKELY(span->thread == thread)) return span->cell;
+    return sp_cell_of_path(&thread->cells, span->path);
+}
+
+/* On top of what runs, whose cell is `outer`. */
+static void put_back(struct sp_thread *thread, struct sp_span *span,
+                     struct sp_cell *outer, uint64_t wall) {
+    span->below = thread->top;
+    span->outer = outer;
+    span->thread = thread;
+    span->suspended = false;
+    if (!sp_span_is_sampled_out(span)) sp_span_charge_idle(thread, span, wall);
+    sp_span_set_state(span, SP_SPAN_ENTERED);
+    sp_context_enter(thread, span);
+    thread->top = span;
+    if (SP_UNLIKELY(atomic_load_explicit(&span->exit_requested, memory_order_acquire)))
+        sp_thread_poke(thread); /* meanwhile */
+    if (SP_LIKELY(!is_fed(thread, span))) return;
+    bool irregular = span->cell->parent != outer->path;
+    if (irregular) span->slow_exit = true;
+    sp_feed_enter(thread, span, 0, irregular); /* its total knows its parent */
+}
+
+static void put_all_back(struct sp_thread *thread, struct sp_span *bottom,
+                         struct sp_span *top) {
+    bool locked = thread->feed.on;
+    for (struct sp_span *s = bottom; s != NULL && !locked; s = s->below)
+        locked = s->opened;
+    if (SP_UNLIKELY(locked)) sp_spans_lock();
+    struct sp_cell *outer = sp_cell_running(thread);
+    for (struct sp_span *s = bottom; s != NULL; s = s->below)
+        s->cell = cell_for(thread, s);
+    bool changes = thread->feed.on && sp_feed_begin_change(&thread->feed);
+    cross(thread, top->cell);
+    uint64_t wall = sp_load(&thread->at_wall);
+    for (struct sp_span *s = bottom, *next; s != NULL; s = next) {
+        next = s->below;
+        put_back(thread, s, outer, wall);
+        outer = s->cell;
+    }
+    sp_thread_charge_to(thread, sp_span_is_sampled_out(top) ? NULL
+                                                            : top->cell->account);
+    if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
+    if (SP_UNLIKELY(locked)) sp_spans_unlock();
+}
+
+struct sp_span *sp_span_resume(struct sp_thread *thread, const void *key,
+                               unsigned *count) {
+    struct sp_span *top = sp_suspended_take(key, sp_span_retain);
+    *count = 0;
+    if (SP_LIKELY(top == NULL)) return NULL;
+    struct sp_span *bottom = reversed(top, count);
+    if (SP_LIKELY(thread != NULL && top->generation == sp_thread_generation(thread))) {
+        put_all_back(thread, bottom, top);
+        return top;
+    }
+    /* As it was, for the host to walk. */
+    struct sp_thread *charged = sp_thread_for_charges();
+    unsigned number;
+    reversed(bottom, &number);
+    for (struct sp_span *s = top, *below; s != NULL; s = below) {
+        below = s->below;
+        leave_alone(charged, s);
+        s->below = below;
+    }
+    return top;
+}
+
+/* --- spans that are not resumed ------------------------------------------------------ */
+
+void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span) {
+    sp_suspended_remove(span->kept_under, span);
+    span->suspended = false;
+    span->below = NULL;
+    if (span->opened) return; /* open as before */
+    bool locked = span->totalled;
+    if (locked) sp_spans_lock();
+    sp_span_charge_idle(thread != NULL ? thread : sp_thread_for_charges(), span,
+                        sp_clock_wall());
+    sp_span_set_state(span, SP_SPAN_ENTERED);
+    if (locked) sp_spans_unlock();
+}
+
+void sp_span_abandon(struct sp_thread *thread, struct sp_span *span) {
+    sp_span_withdraw(thread, span);
+    if (span->generation == sp_session_running()) sp_count(&sp_stats.abandoned);
+    sp_span_settle(thread, span);
+}
+
+/* The group is kept no longer. */
+static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top) {
+    for (struct sp_span *s = top, *below; s != NULL; s = below) {
+        below = s->below;
+        sp_span_abandon(thread, s);
+    }
+}
+
+/* --- readers -------------------------------------------------------------------------- */
+
+struct visitor {
+    uint32_t generation;
+    uint64_t wall;
+    void (*visit)(void *context, uint32_t path, uint64_t idle);
+    void *context;
+};
+
+static void visit_one(void *context, struct sp_span *span) {
+    const struct visitor *v = context;
+    if (span->generation == v->generation && !sp_span_is_sampled_out(span) &&
+        sp_span_state(span) == SP_SPAN_SUSPENDED && v->wall > span->idle_since)
+        v->visit(v->context, span->path, v->wall - span->idle_since);
+}
+
+void sp_span_each_suspended(uint32_t generation, uint64_t wall,
+                            void (*visit)(void *context, uint32_t path, uint64_t idle),
+                            void *context) {
+    struct visitor visitor = {generation, wall, visit, context};
+    sp_suspended_each(visit_one, &visitor);
+}
+
+static void begin_again(void *context, struct sp_span *span) {
+    span->idle_since = *(const uint64_t *)context;
+}
+
+void sp_suspend_restart_in_child(void) {
+    uint64_t wall = sp_clock_wall();
+    sp_suspended_each(begin_again, &wall);
+}
