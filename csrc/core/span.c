@@ -118,6 +118,11 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
+static inline void set_plain(struct sp_span *span) {
+    span->opened = span->slow_exit = span->totalled = span->suspended =
+        span->thrown_through = false;
+}
+
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
                           struct sp_cell *cell) {
     span->id = thread->next_id++;
@@ -131,7 +136,7 @@ static void begin_below(struct sp_thread *thread, struct sp_span *span, sp_key k
                         const struct sp_parent *parent) {
     struct sp_cell *cell = cell_under(thread, key, parent);
     create(thread, span, key, cell);
-    span->opened = span->slow_exit = span->totalled = span->suspended = false;
+    set_plain(span);
     push(thread, span, cell, parent->id);
 }
 
@@ -157,7 +162,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
         return;
     }
     create(thread, span, key, cell);
-    span->opened = span->slow_exit = span->totalled = span->suspended = false;
+    set_plain(span);
     span->below = thread->top;
     span->outer = outer;
     span->cell = cell;
@@ -406,7 +411,7 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
         parent != NULL ? in_session(thread, parent) : next_parent(thread);
     create(thread, span, key, cell_under(thread, key, &above));
     span->opened = span->slow_exit = span->totalled = true;
-    span->suspended = false;
+    span->suspended = span->thrown_through = false;
     pthread_mutex_lock(&open_lock);
     span->idle_since = sp_clock_wall();
     span->feed_total = NULL;

@@ -41,7 +41,10 @@ struct sp_span {
         struct sp_parent as_parent;
     };
     struct sp_parent before; /* the context's current span before this one was entered */
-    uint64_t idle_since;     /* wall time, while open or suspended */
+    union {
+        uint64_t idle_since; /* wall time, while open or suspended */
+        const void *thrown_into; /* the host's, while entered and `thrown_through` */
+    };
     sp_key key;
     _Atomic unsigned char state; /* enum sp_span_state */
     _Atomic bool exit_requested; /* by another thread than the running one */
@@ -50,6 +53,7 @@ struct sp_span {
     bool totalled; /* opened, or was suspended while there was a feed: it is in the list
                       of opened spans, and has a feed_total */
     bool suspended; /* is in a group of suspended spans; an opened one is open as well */
+    bool thrown_through; /* the host's, see suspension.c; false when it is entered */
     uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
     uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
     struct sp_feed_total *feed_total;          /* of a totalled span; or NULL */
@@ -132,7 +136,7 @@ static inline void sp_span_set_sampled_out(const struct sp_thread *thread,
     span->path = SP_PATH_SAMPLED_OUT;
     span->generation =
         atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
-    span->opened = span->totalled = span->suspended = false;
+    span->opened = span->totalled = span->suspended = span->thrown_through = false;
     span->slow_exit = true;
 }
 

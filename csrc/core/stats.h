@@ -20,6 +20,7 @@
     X(heap_map_refused)   /* times it got no address space from the system */         \
     X(heap_table_refused) /* times its table for odd blocks got no memory */          \
     X(heap_spans_folded)  /* finished spans no longer told apart, for their number */ \
+    X(suspensions_unseen) /* sessions without suspension: no free sys.monitoring id */ \
     X(spans_dropped)      /* spans that are missing in the feed of single spans */    \
     X(clock_synchronisations) /* times a thread's clocks were read by system call */  \
     X(threads_attached)       /* threads that opened a span */                        \

@@ -75,15 +75,13 @@ bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
 /* --- resuming -------------------------------------------------------------------- */
 
 /* The group in the order in which it goes on the stack: `below` is the one above. */
-static struct sp_span *reversed(struct sp_span *top, unsigned *count) {
+static struct sp_span *reversed(struct sp_span *top) {
     struct sp_span *bottom = NULL;
-    *count = 0;
     while (top != NULL) {
         struct sp_span *next = top->below;
         top->below = bottom;
         bottom = top;
         top = next;
-        ++*count;
     }
     return bottom;
 }
@@ -147,26 +145,16 @@ static void put_all_back(struct sp_thread *thread, struct sp_span *bottom,
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
 }
 
-struct sp_span *sp_span_resume(struct sp_thread *thread, const void *key,
-                               unsigned *count) {
-    struct sp_span *top = sp_suspended_take(key, sp_span_retain);
-    *count = 0;
-    if (SP_LIKELY(top == NULL)) return NULL;
-    struct sp_span *bottom = reversed(top, count);
+void sp_span_resume(struct sp_thread *thread, struct sp_span *top) {
     if (SP_LIKELY(thread != NULL && top->generation == sp_thread_generation(thread))) {
-        put_all_back(thread, bottom, top);
-        return top;
+        put_all_back(thread, reversed(top), top);
+        return;
     }
-    /* As it was, for the host to walk. */
     struct sp_thread *charged = sp_thread_for_charges();
-    unsigned number;
-    reversed(bottom, &number);
     for (struct sp_span *s = top, *below; s != NULL; s = below) {
         below = s->below;
         leave_alone(charged, s);
-        s->below = below;
     }
-    return top;
 }
 
 /* --- spans that are not resumed ------------------------------------------------------ */

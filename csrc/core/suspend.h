@@ -19,19 +19,18 @@
  * False out of memory: then these are abandoned themselves. */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
 
-/* Put the spans that are kept under the key on top of the thread's stack. Returns the
- * innermost one; their number in *count; NULL if there are none. Spans of another session
- * are not suspended any more, but on no stack; so are all if `thread` is NULL (the caller
- * is in no session, or is the profiler's own thread). */
-struct sp_span *sp_span_resume(struct sp_thread *thread, const void *key,
-                               unsigned *count);
+/* Put spans that were kept, and were taken (suspended.h), on top of the thread's stack;
+ * `top` is the innermost one. Spans of another session are not suspended any more, but
+ * on no stack; so are all if `thread` is NULL (the caller is in no session, or is the
+ * profiler's own thread). */
+void sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 
 /* A span that is suspended is destroyed, as its host is about to free it. `thread` may
  * be NULL. */
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
 
-/* Asked for each span of a group that is resumed, under a lock: false if it is about to
- * be abandoned by another thread. NULL: that cannot be. */
+/* To be asked for each span of a group that is taken: false if it is about to be
+ * abandoned by another thread. NULL: that cannot be. */
 extern bool (*sp_span_retain)(struct sp_span *span);
 
 /* For collect.c: visits every span that is suspended, and not opened, of the generation.

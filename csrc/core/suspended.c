@@ -124,6 +124,15 @@ struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span
     return top;
 }
 
+bool sp_suspended_has(const void *key) {
+    uint64_t hash = hash_of(key);
+    struct part *part = part_of(hash);
+    sp_lock_take(&part->lock);
+    bool found = part->count > 0 && part->places[find(part, key, hash)].key != NULL;
+    sp_lock_release(&part->lock);
+    return found;
+}
+
 bool sp_suspended_remove(const void *key, struct sp_span *span) {
     uint64_t hash = hash_of(key);
     struct part *part = part_of(hash);

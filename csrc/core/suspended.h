@@ -17,6 +17,8 @@ struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kep
  * removed. */
 struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span *));
 
+bool sp_suspended_has(const void *key);
+
 /* Take one span out of its group. False if it is in none. */
 bool sp_suspended_remove(const void *key, struct sp_span *span);
 

@@ -1,7 +1,7 @@
 #include "callsite_of.h"
 
 #include "numpy_handler.h"
-
+#include "suspension.h"
 #include "text.h"
 
 /* --- when a code object dies ------------------------------------------------ */
@@ -19,16 +19,16 @@ static PyObject *code_died(PyObject *self, PyObject *reference) {
 static PyMethodDef code_died_method = {"code_died", code_died, METH_O, NULL};
 
 /* False if the code object's death would go unnoticed. */
-static bool watch(ModuleState *state, PyCodeObject *code) {
+bool callsite_watch(PyObject *references, PyCodeObject *code) {
     PyObject *address = PyLong_FromVoidPtr(code);
     PyObject *bound = NULL, *callback = NULL, *reference = NULL;
-    int known = address == NULL ? -1 : PyDict_Contains(state->code_refs, address);
+    int known = address == NULL ? -1 : PyDict_Contains(references, address);
     if (known == 0) {
-        bound = PyTuple_Pack(2, state->code_refs, address);
+        bound = PyTuple_Pack(2, references, address);
         if (bound != NULL) callback = PyCFunction_New(&code_died_method, bound);
         if (callback != NULL) reference = PyWeakref_NewRef((PyObject *)code, callback);
         if (reference != NULL &&
-            PyDict_SetItem(state->code_refs, address, reference) == 0)
+            PyDict_SetItem(references, address, reference) == 0)
             known = 1;
     }
     Py_XDECREF(address);
@@ -132,7 +132,8 @@ static uint32_t look_up(ModuleState *state, struct sp_thread *thread, const void
     if (is_contextlib(target)) return callsite_beyond_contextlib(name);
     uint32_t callsite = intern(name, target, code->co_filename,
                                PyCode_Addr2Line(code, offset), (uint32_t)offset);
-    if (callsite == SP_CALLSITE_OTHER || !watch(state, code)) return callsite;
+    if (callsite == SP_CALLSITE_OTHER || !callsite_watch(state->code_refs, code))
+        return callsite;
     if (is_constant_of(code, name))
         *sp_site_find(thread, place) = (struct sp_site){place, name, NULL, callsite};
     else /* a code object is no name: the fast path passes it by */
@@ -150,6 +151,7 @@ SP_COLD uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *t
     int offset = 0;
     PyCodeObject *code = compat_caller(&offset);
     uint32_t callsite = look_up(state, thread, place, code, offset, name);
+    suspension_watch_caller(state);
     Py_XDECREF(code);
     numpy_handler_look();
     PyErr_Restore(type, value, traceback);

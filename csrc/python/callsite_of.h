@@ -26,6 +26,11 @@ static inline uint32_t callsite_of_caller(ModuleState *state, struct sp_thread *
     return callsite_of_caller_slow(state, thread, compat_caller_place(), name);
 }
 
+/* Keep a weak reference to the code object in the dict, under its address, until it
+ * dies: then the caches of callsites are forgotten as well, before the address can be
+ * another's. False, without an exception, if its death would go unnoticed. */
+bool callsite_watch(PyObject *references, PyCodeObject *code);
+
 /* The callsite of a function that is decorated. */
 uint32_t callsite_of_function(PyObject *function, PyObject *name);
 

@@ -9,21 +9,37 @@
 #include <stdbool.h>
 #include <structmember.h>
 
-/* Where frames are laid out as their minor version's headers say, one load tells
- * which instruction runs. From 3.14 on, and where each thread may have bytecode
- * of its own, only the interpreter's functions do. */
-#if PY_VERSION_HEX < 0x030e0000 && !defined(Py_GIL_DISABLED)
-#define SPANPROF_READS_FRAMES 1
+/* Frames, contexts and the collector's flags of an object are laid out as their minor
+ * version's headers say. */
 #define Py_BUILD_CORE 1
+#undef _PyGC_FINALIZED
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#include <internal/pycore_context.h>
 #include <internal/pycore_frame.h>
+#include <internal/pycore_gc.h>
+#if PY_VERSION_HEX >= 0x030e0000
+#include <internal/pycore_interpframe.h>
+#endif
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030e0000
+#include <internal/pycore_object.h>
+#endif
 #pragma GCC diagnostic pop
 #undef Py_BUILD_CORE
+
+/* One load tells which instruction runs. From 3.14 on, and where each thread may have
+ * bytecode of its own, only the interpreter's functions do. */
+#if PY_VERSION_HEX < 0x030e0000 && !defined(Py_GIL_DISABLED)
+#define SPANPROF_READS_INSTRUCTIONS 1
 #else
-#define SPANPROF_READS_FRAMES 0
+#define SPANPROF_READS_INSTRUCTIONS 0
 #endif
+
+/* Whether code can be watched for its suspensions (sys.monitoring, PEP 669). */
+#define SPANPROF_MONITORING (PY_VERSION_HEX >= 0x030c0000)
 
 /* Up to 3.13, `with` builds two bound methods unless __enter__ and __exit__ are
  * descriptors that return the object itself (docs/internals/with-statement.md).
@@ -77,14 +93,20 @@ static inline PyThreadState *compat_thread_state(void) {
 #endif
 }
 
-/* Whether the calling thread, which may be any, is attached to the main interpreter.
- * (PyGILState_Check says yes to everybody once there was a subinterpreter.) */
-static inline bool compat_is_attached_to_main(void) {
+/* The calling thread's, which may be any; NULL if it is not attached. */
+static inline PyThreadState *compat_attached_thread_state(void) {
     PyThreadState *state = compat_thread_state();
 #if PY_VERSION_HEX < 0x030c0000
     /* That was whoever has the GIL. */
-    if (state != PyGILState_GetThisThreadState()) return false;
+    if (state != PyGILState_GetThisThreadState()) return NULL;
 #endif
+    return state;
+}
+
+/* Whether the calling thread, which may be any, is attached to the main interpreter.
+ * (PyGILState_Check says yes to everybody once there was a subinterpreter.) */
+static inline bool compat_is_attached_to_main(void) {
+    PyThreadState *state = compat_attached_thread_state();
     return state != NULL &&
            PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
 }
@@ -112,6 +134,66 @@ static inline struct _PyInterpreterFrame *compat_frame(void) {
 #endif
 }
 
+/* Whether the frame is that of a coroutine, generator or async generator: what may be
+ * suspended, and stays at its address until it ends. */
+static inline bool compat_frame_may_suspend(const struct _PyInterpreterFrame *frame) {
+    return frame->owner == FRAME_OWNED_BY_GENERATOR;
+}
+
+/* The frame that called this one, or NULL. */
+static inline struct _PyInterpreterFrame *
+compat_frame_caller(const struct _PyInterpreterFrame *frame) {
+    return frame->previous;
+}
+
+/* Borrowed; NULL if it runs no Python code. */
+static inline PyCodeObject *compat_frame_code(struct _PyInterpreterFrame *frame) {
+#if PY_VERSION_HEX >= 0x030e0000
+    PyObject *code = PyStackRef_AsPyObjectBorrow(frame->f_executable);
+#elif PY_VERSION_HEX >= 0x030d0000
+    PyObject *code = frame->f_executable;
+#else
+    PyObject *code = (PyObject *)frame->f_code;
+#endif
+    return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
+}
+
+/* Borrowed; of a frame that runs Python code. */
+static inline PyObject *
+compat_frame_globals(const struct _PyInterpreterFrame *frame) {
+    return frame->f_globals;
+}
+
+/* A context's variables: an immutable mapping, which every copy of the context shares
+ * until a variable is set in one of the two. */
+static inline PyObject *compat_context_vars(PyObject *context) {
+    return (PyObject *)((PyContext *)context)->ctx_vars;
+}
+
+/* Whether nobody shares them, and they are those of our last compat_context_mark. The
+ * mark is the collector's note that an object was finalized, which means nothing for
+ * one that has no finalizer; it begins unset with each new mapping, so it cannot be
+ * mistaken for that of one that was at the same address before. */
+static inline bool compat_context_is_marked(PyObject *context) {
+    PyObject *vars = compat_context_vars(context);
+    return vars != NULL && Py_REFCNT(vars) == 1 && _PyGC_FINALIZED(vars);
+}
+static inline void compat_context_mark(PyObject *context) {
+    _PyGC_SET_FINALIZED(compat_context_vars(context));
+}
+
+/* Another reference to an object that may be about to die on another thread; false if
+ * it is. `compat_share` comes before, while there is a reference. */
+#ifdef Py_GIL_DISABLED
+#if PY_VERSION_HEX >= 0x030e0000
+#define compat_share(object) PyUnstable_EnableTryIncRef(object)
+#define compat_try_incref(object) (PyUnstable_TryIncRef(object) != 0)
+#else
+#define compat_share(object) _PyObject_SetMaybeWeakref(object)
+#define compat_try_incref(object) (_Py_TryIncref(object) != 0)
+#endif
+#endif
+
 /* The code object that called us (a new reference, NULL without a Python frame)
  * and the instruction's offset in bytes. Makes no frame object. */
 static inline PyCodeObject *compat_caller(int *offset) {
@@ -120,7 +202,7 @@ static inline PyCodeObject *compat_caller(int *offset) {
 #if PY_VERSION_HEX >= 0x030c0000
         /* While a frame that C called is torn down, this is the interpreter's own entry
          * frame: it runs no code of the program's, and from 3.13 on none at all. */
-#if SPANPROF_READS_FRAMES
+#if SPANPROF_READS_INSTRUCTIONS
     if (frame->owner == FRAME_OWNED_BY_CSTACK) return NULL;
 #endif
     PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
@@ -139,7 +221,7 @@ static inline PyCodeObject *compat_caller(int *offset) {
 /* An address inside the calling code object that no other instruction shares,
  * NULL without a Python frame. Valid while the code object lives. */
 static inline const void *compat_caller_place(void) {
-#if SPANPROF_READS_FRAMES
+#if SPANPROF_READS_INSTRUCTIONS
     struct _PyInterpreterFrame *frame = compat_frame();
     if (frame == NULL) return NULL;
 #if PY_VERSION_HEX >= 0x030d0000

@@ -22,7 +22,7 @@ typedef struct {
 static __attribute__((noinline)) int begin_planned(FunctionObject *self,
                                                    SpanObject *span) {
     struct sampling_plan plan;
-    struct sp_thread *thread = sp_thread_current();
+    struct sp_thread *thread = sampling_thread(state_of_type(Py_TYPE(self)));
     if (thread != NULL && self->parent == NULL && sp_span_is_unheard(thread) &&
         sp_span_skips(thread)) {
         Py_INCREF(span);
@@ -46,7 +46,8 @@ static PyObject *function_vectorcall(PyObject *callable, PyObject *const *args,
     SpanObject *span =
         span_new(state_of_type(Py_TYPE(self)), self->name, self->labels, self->parent);
     if (span == NULL) return NULL;
-    struct sp_thread *thread = sp_thread_current();
+    span->span.home = NULL; /* the call itself cannot be suspended */
+    struct sp_thread *thread = sampling_thread(state_of_type(Py_TYPE(self)));
     if (SP_LIKELY(thread != NULL && self->parent == NULL &&
                   sampling_is_needless(thread, self->labels))) {
         Py_INCREF(span);

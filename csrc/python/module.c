@@ -1,6 +1,8 @@
 /* spanprof._core */
+#include "current_context.h"
 #include "numpy_handler.h"
 #include "state.h"
+#include "suspension.h"
 
 PyTypeObject *state_first_type;
 ModuleState *state_first;
@@ -14,6 +16,8 @@ static int module_exec(PyObject *module) {
     if (span_values_init(module) < 0) return -1;
     if (span_updates_init(module) < 0) return -1;
     if (inherited_init(module) < 0) return -1;
+    if (current_context_init(module) < 0) return -1;
+    if (suspension_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
         state_first = state;
@@ -40,6 +44,11 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->inherited_type);
     Py_VISIT(state->inherited_var);
     Py_VISIT(state->code_refs);
+    Py_VISIT(state->context_type);
+    Py_VISIT(state->context_var);
+    Py_VISIT(state->monitoring);
+    Py_VISIT(state->watched_code);
+    Py_VISIT(state->contextlib);
     return 0;
 }
 
@@ -65,6 +74,13 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->inherited_type);
     Py_CLEAR(state->inherited_var);
     Py_CLEAR(state->code_refs);
+    current_context_forget(state);
+    Py_CLEAR(state->context_type);
+    Py_CLEAR(state->context_var);
+    Py_CLEAR(state->monitoring);
+    Py_CLEAR(state->watched_code);
+    Py_CLEAR(state->contextlib);
+    for (int i = 0; i < 4; i++) Py_CLEAR(state->names[i]);
     return 0;
 }
 

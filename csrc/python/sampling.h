@@ -3,6 +3,7 @@
 #define SPANPROF_PYTHON_SAMPLING_H
 
 #include "callsite_of.h"
+#include "current_context.h"
 #include "inherited.h"
 #include "span_object.h"
 
@@ -17,8 +18,17 @@ void sampling_publish(ModuleState *state, PyObject *function);
 struct sampling_plan {
     struct sp_thread *thread; /* NULL: nothing, it is not recorded */
     sp_key key;
+    const void *home; /* of the span, see suspension.h; the caller's to say */
     bool sampled_out;
 };
+
+/* The calling thread's state, or NULL: nothing is recorded. Its context is the current
+ * one. */
+static inline struct sp_thread *sampling_thread(ModuleState *state) {
+    struct sp_thread *thread = sp_thread_current();
+    if (thread != NULL) current_context_sync(state, thread);
+    return thread;
+}
 
 /* Where there is something to decide, or labels are to be recorded. */
 int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject *name,
@@ -37,8 +47,9 @@ static inline bool sampling_is_needless(const struct sp_thread *thread,
 static inline int sampling_plan(struct sampling_plan *plan, ModuleState *state,
                                 PyObject *name, PyObject *labels, SpanObject *parent,
                                 const uint32_t *callsite) {
-    struct sp_thread *thread = sp_thread_current();
+    struct sp_thread *thread = sampling_thread(state);
     plan->thread = thread;
+    plan->home = NULL;
     plan->sampled_out = false;
     if (thread == NULL) return 0;
     if (!sampling_is_needless(thread, labels))

@@ -6,6 +6,7 @@
 #include "sampling.h"
 #include "span_object.h"
 #include "state.h"
+#include "suspension.h"
 
 #include "../core/callsite.h"
 #include "../core/heap.h"
@@ -162,6 +163,7 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     Py_END_ALLOW_THREADS
     if (final == NULL) Py_RETURN_NONE; /* somebody else stopped it meanwhile */
     sampling_publish(state_of_module(module), NULL);
+    suspension_release(state_of_module(module));
     PyObject *profile = profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;
     PyObject *result = PyTuple_Pack(2, profile, ended ? Py_True : Py_False);

@@ -3,8 +3,10 @@
 #include "span_object.h"
 
 #include "callsite_of.h"
+#include "current_context.h"
 #include "ready.h"
 #include "sampling.h"
+#include "suspension.h"
 
 #include "../core/stats.h"
 
@@ -81,8 +83,20 @@ static int span_clear(PyObject *object) {
     return 0;
 }
 
+/* What is suspended holds no reference. All that was entered goes with the object. */
+static SP_COLD void abandon_runs(SpanObject *self) {
+    if (self->span.suspended) suspension_abandon(&self->span);
+    while (self->extra != NULL) {
+        struct run *run = self->extra;
+        self->extra = run->next;
+        if (run->span.suspended) suspension_abandon(&run->span);
+        PyMem_RawFree(run);
+    }
+}
+
 static void span_free(SpanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    if (SP_UNLIKELY(self->span.suspended || self->extra != NULL)) abandon_runs(self);
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
         sp_span_close(sp_thread_for_charges(), &self->span);
     Py_DECREF(self->name);
@@ -119,6 +133,7 @@ static void span_dealloc(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     ModuleState *state = state_first;
     if (SP_LIKELY(self->labels == NULL && self->parent == NULL && !self->span.opened &&
+                  !self->span.suspended && self->extra == NULL &&
                   Py_TYPE(self) == state_first_type &&
                   state->free_span_count < state->free_span_limit)) {
         PyObject *name = self->name;
@@ -238,6 +253,7 @@ static int entered_again(SpanObject *self, const struct sampling_plan *plan) {
         return -1;
     }
     run->span.owner = self;
+    run->span.home = plan->home;
     run->next = self->extra;
     self->extra = run;
     span_begin(self, &run->span, plan);
@@ -271,6 +287,7 @@ static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
         return entered_again(self, plan);
     }
     self->held = true;
+    self->span.home = plan->home;
     if (self->life == LIFE_OPENED) {
         Py_INCREF(self);
         sp_span_enter(plan->thread, &self->span);
@@ -290,7 +307,8 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     if (self->life != LIFE_OPENED)
         failed = plan_of(self, &plan);
     else
-        failed = (plan.thread = sp_thread_current(), 0);
+        failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
+    if (!failed && plan.thread != NULL) plan.home = suspension_home_of_caller(STATE_OF(self));
     if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
@@ -303,6 +321,7 @@ static __attribute__((noinline)) PyObject *
 span_enter_unheard(SpanObject *self, struct sp_thread *thread) {
     if (SP_UNLIKELY(!sp_span_skips(thread))) return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
+    self->span.home = suspension_home();
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
     sp_span_begin_unheard(thread, &self->span);
     return (PyObject *)self;
@@ -319,6 +338,7 @@ span_enter_labelled(SpanObject *self, struct sp_thread *thread, uint32_t generat
     struct sp_site *site = known ? site_of_caller(thread, self->name) : NULL;
     if (SP_UNLIKELY(site == NULL)) return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
+    self->span.home = suspension_home();
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
     if (labels == SP_LABELS_NONE)
         sp_span_begin_at(thread, &self->span, site);
@@ -342,7 +362,8 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
         }
         if (SP_LIKELY(thread != NULL && self->parent == NULL &&
                       atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
-                          generation)) {
+                          generation &&
+                      current_context_is_known(thread, compat_thread_state()))) {
             if (SP_UNLIKELY(sp_span_is_unheard(thread)))
                 return span_enter_unheard(self, thread);
             if (SP_UNLIKELY(self->labels != NULL || inherited_may_be()))
@@ -350,6 +371,7 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
             struct sp_site *site = site_of_caller(thread, self->name);
             if (SP_LIKELY(site != NULL)) {
                 self->used = self->held = true;
+                self->span.home = suspension_home();
                 Py_SET_REFCNT(object, Py_REFCNT(object) + 2); /* held, returned */
                 sp_span_begin_at(thread, &self->span, site);
                 return object;
@@ -411,7 +433,7 @@ static struct sp_span *some_held_run(SpanObject *self) {
 static SP_COLD void leave_slow(SpanObject *self) {
     /* Sees to what other threads asked for, and drops the stack of a session that is
      * over: what is on it may have been exited elsewhere since, and be gone. */
-    struct sp_thread *thread = sp_thread_current();
+    struct sp_thread *thread = sampling_thread(STATE_OF(self));
     struct sp_span *span = thread != NULL ? sp_span_find(thread, self) : NULL;
     if (span == NULL) {
         if (self->unrecorded > 0) {
@@ -430,6 +452,7 @@ static SP_COLD void leave_slow(SpanObject *self) {
             return;
         }
     }
+    if (span->suspended) Py_INCREF(self); /* as if it were on a stack */
     if (sp_span_exit(thread, span)) release_run(self, span);
 }
 
@@ -447,6 +470,7 @@ static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
                   !self->close_pending)) {
+        current_context_sync(STATE_OF(self), thread);
         sp_span_exit(thread, &self->span);
         self->held = false;
         Py_DECREF(self); /* never the last: the caller holds one */
@@ -463,7 +487,8 @@ void span_leave(SpanObject *self) {
 #if SPANPROF_QUICK_PATHS
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
-                  !self->close_pending)) {
+                  !self->close_pending &&
+                  current_context_is_known(thread, compat_thread_state()))) {
         if (sp_span_is_sampled_out(&self->span)) {
             if (SP_LIKELY(sp_span_exit_unheard(thread, &self->span))) {
                 self->held = false;

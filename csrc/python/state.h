@@ -29,6 +29,14 @@ typedef struct {
     PyObject *sampler;            /* see sampling.h; or NULL */
     PyTypeObject *inherited_type;
     PyObject *inherited_var; /* see inherited.h */
+    PyTypeObject *context_type;
+    PyObject *context_var;  /* see current_context.h */
+    PyObject *module;       /* borrowed: whose state this is */
+    PyObject *monitoring;   /* sys.monitoring, while we have a tool there; or NULL */
+    int tool;               /* its number; 0: none; -1: all that we try were taken */
+    PyObject *watched_code; /* dict: address of a code object -> weak reference */
+    PyObject *contextlib;   /* its globals, once they were needed; or NULL */
+    PyObject *names[4];     /* of functions of contextlib's */
     PyObject *code_refs;     /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;

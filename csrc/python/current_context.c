@@ -1,0 +1,154 @@
+#include "current_context.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct sp_context core;
+} ContextObject;
+
+/* --- the object --------------------------------------------------------------- */
+
+static void context_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot context_slots[] = {
+    {Py_tp_dealloc, context_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec context_spec = {
+    "spanprof._core._Context", sizeof(ContextObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    context_slots};
+
+/* --- finding it ----------------------------------------------------------------- */
+
+static const struct sp_parent nobody = {0, SP_PATH_ROOT, 0};
+
+static uint32_t generation_of(const struct sp_thread *thread) {
+    return atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
+}
+
+#if !SPANPROF_MONITORING
+static bool is_running(const void *home) {
+    struct _PyInterpreterFrame *frame = compat_frame();
+    while (frame != NULL && frame != home) frame = compat_frame_caller(frame);
+    return frame != NULL;
+}
+
+/* Spans of coroutines that wait are on the thread's stack here, and are nobody's parent:
+ * what is below them is, or nothing. */
+static struct sp_parent innermost_running(const struct sp_thread *thread) {
+    const struct sp_span *span = thread->top;
+    while (span != NULL && span->home != NULL && !is_running(span->home))
+        span = span->below;
+    if (span == thread->top) return nobody; /* as everywhere */
+    return span != NULL ? span->as_parent
+                        : (struct sp_parent){0, SP_PATH_ROOT, generation_of(thread)};
+}
+#endif
+
+/* A context that was not there, or that others share, begins where it was copied. */
+static struct sp_parent beginning(const struct sp_thread *thread,
+                                  const ContextObject *known) {
+    if (known != NULL && known->core.current.generation == generation_of(thread))
+        return known->core.current;
+#if SPANPROF_MONITORING
+    return nobody;
+#else
+    return innermost_running(thread);
+#endif
+}
+
+/* A new reference, in the current context; or NULL with an exception. */
+static ContextObject *put_new(ModuleState *state, const struct sp_parent *current) {
+    ContextObject *made = PyObject_New(ContextObject, state->context_type);
+    if (made == NULL) return NULL;
+    made->core.current = *current;
+    PyObject *token = PyContextVar_Set(state->context_var, (PyObject *)made);
+    if (token == NULL) Py_CLEAR(made);
+    Py_XDECREF(token);
+    return made;
+}
+
+static void find(ModuleState *state, struct sp_thread *thread, PyThreadState *tstate) {
+    PyObject *value = NULL;
+    thread->context = &thread->own_context;
+    thread->host.context = NULL;
+    if (PyContextVar_Get(state->context_var, NULL, &value) < 0) return;
+    ContextObject *known = (ContextObject *)value;
+    struct sp_parent current = beginning(thread, known);
+    if (known == NULL || !compat_context_is_marked(tstate->context)) {
+        ContextObject *made = put_new(state, &current);
+        Py_XDECREF(known);
+        known = made;
+        if (known == NULL) return;
+        compat_context_mark(tstate->context);
+    }
+    known->core.current = current;
+    thread->context = &known->core;
+    thread->host.context = tstate->context;
+    thread->host.version = tstate->context_ver;
+    Py_DECREF(known); /* the context has it */
+}
+
+SP_COLD void current_context_find(ModuleState *state, struct sp_thread *thread,
+                                  PyThreadState *tstate) {
+    struct sp_thread *paused = sp_thread_pause();
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    find(state, thread, tstate);
+    if (PyErr_Occurred()) PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    sp_thread_resume(paused);
+}
+
+/* --- for the core ------------------------------------------------------------------ */
+
+static const char STATE_KEY[] = "spanprof._core";
+
+/* The calling thread's interpreter's state, or NULL: it is not attached, or its
+ * interpreter has not imported us. */
+static ModuleState *state_of_thread(PyThreadState *tstate) {
+    PyObject *dict = PyInterpreterState_GetDict(PyThreadState_GetInterpreter(tstate));
+    PyObject *capsule = dict != NULL ? PyDict_GetItemString(dict, STATE_KEY) : NULL;
+    return capsule != NULL ? PyCapsule_GetPointer(capsule, STATE_KEY) : NULL;
+}
+
+static void find_context(struct sp_thread *thread) {
+    PyThreadState *tstate = compat_attached_thread_state();
+    if (tstate == NULL || thread != sp_thread_self) return;
+    ModuleState *state = state_of_thread(tstate);
+    if (state != NULL && state->context_var != NULL)
+        current_context_find(state, thread, tstate);
+}
+
+static int publish_state(ModuleState *state) {
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    PyObject *capsule = PyCapsule_New(state, STATE_KEY, NULL);
+    int failed = dict == NULL || capsule == NULL ||
+                 PyDict_SetItemString(dict, STATE_KEY, capsule) < 0;
+    Py_XDECREF(capsule);
+    if (failed && !PyErr_Occurred()) PyErr_NoMemory();
+    return failed ? -1 : 0;
+}
+
+void current_context_forget(ModuleState *state) {
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    PyObject *capsule = dict != NULL ? PyDict_GetItemString(dict, STATE_KEY) : NULL;
+    if (capsule == NULL || PyCapsule_GetPointer(capsule, STATE_KEY) != state) return;
+    if (PyDict_DelItemString(dict, STATE_KEY) < 0) PyErr_Clear();
+}
+
+int current_context_init(PyObject *module) {
+    ModuleState *state = state_of_module(module);
+    state->context_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &context_spec, NULL);
+    state->context_var = PyContextVar_New("spanprof_span", NULL);
+    if (state->context_type == NULL || state->context_var == NULL) return -1;
+    if (publish_state(state) < 0) return -1;
+    atomic_store_explicit(&sp_thread_find_context, find_context, memory_order_relaxed);
+    return 0;
+}

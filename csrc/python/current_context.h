@@ -1,0 +1,42 @@
+/* Which of the core's contexts (core/context.h) is the current contextvars context's.
+ *
+ * A context variable holds an object with the core's context in it. A copy of the
+ * contextvars context shares that object, which must then never change any more: it
+ * says where the copy was made. So before a span is entered or left it is looked whether
+ * the variables are shared, and if they are, the context gets another object. Contexts
+ * that nobody copies, plain synchronous code above all, are written once.
+ * docs/internals/contexts.md has the whole argument. */
+#ifndef SPANPROF_PYTHON_CURRENT_CONTEXT_H
+#define SPANPROF_PYTHON_CURRENT_CONTEXT_H
+
+#include "state.h"
+
+#include "../core/thread.h"
+
+/* Have the thread's context be the one of the calling thread's current contextvars
+ * context. Never fails: out of memory it is the thread's own. Keeps a pending
+ * exception. */
+void current_context_find(ModuleState *state, struct sp_thread *thread,
+                          PyThreadState *tstate);
+
+static inline bool current_context_is_known(const struct sp_thread *thread,
+                                            const PyThreadState *tstate) {
+    PyObject *context = tstate->context;
+    return SP_LIKELY(context != NULL && context == thread->host.context &&
+                     tstate->context_ver == thread->host.version &&
+                     compat_context_is_marked(context));
+}
+
+/* To be called before spans are begun, entered, exited, suspended or resumed. */
+static inline void current_context_sync(ModuleState *state, struct sp_thread *thread) {
+    PyThreadState *tstate = compat_thread_state();
+    if (SP_UNLIKELY(!current_context_is_known(thread, tstate)))
+        current_context_find(state, thread, tstate);
+}
+
+int current_context_init(PyObject *module);
+
+/* The module's state is about to go. */
+void current_context_forget(ModuleState *state);
+
+#endif
