@@ -294,7 +294,9 @@ static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) 
 
 static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
     if (thread != NULL && span->thread == thread && runs_on(thread, span)) {
-        sp_count(&sp_stats.misnested);
+        /* Spans of two coroutines that take turns, where their suspension cannot be
+         * seen, are each nested well in their own. */
+        if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
         if (span == thread->top)
             pop(thread, span);
         else

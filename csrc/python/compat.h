@@ -154,6 +154,9 @@ static inline PyCodeObject *compat_frame_code(struct _PyInterpreterFrame *frame)
     PyObject *code = frame->f_executable;
 #else
     PyObject *code = (PyObject *)frame->f_code;
+#if PY_VERSION_HEX >= 0x030c0000
+    if (frame->owner == FRAME_OWNED_BY_CSTACK) return NULL; /* the interpreter's own */
+#endif
 #endif
     return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
 }

@@ -1,5 +1,7 @@
 #include "current_context.h"
 
+#include "../core/span.h"
+
 typedef struct {
     PyObject_HEAD
     struct sp_context core;

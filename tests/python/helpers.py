@@ -18,6 +18,13 @@ from spanprof import _core
 
 IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
+SUSPENDS = sys.version_info >= (3, 12)
+"""Whether spans of coroutines and generators are suspended with them."""
+
+needs_suspension = pytest.mark.skipif(
+    not SUSPENDS, reason="3.11 cannot tell of suspensions: their time counts as busy"
+)
+
 exact_with_the_gil = pytest.mark.skipif(
     IS_FREE_THREADED,
     reason="free-threaded builds have other allocators, and free some blocks later",
