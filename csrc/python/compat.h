@@ -53,6 +53,13 @@
 #define SPANPROF_FREE_LIST 64
 #endif
 
+/* So does a cache of contexts. */
+#ifdef Py_GIL_DISABLED
+#define SPANPROF_CONTEXT_CACHE 0
+#else
+#define SPANPROF_CONTEXT_CACHE 1024
+#endif
+
 /* With the GIL nobody else is in an object's state: the usual cases need no
  * critical section, and the others are out of their way. */
 #ifdef Py_GIL_DISABLED

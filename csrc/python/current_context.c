@@ -2,7 +2,7 @@
 
 #include "../core/span.h"
 
-typedef struct {
+typedef struct ContextObject {
     PyObject_HEAD
     struct sp_context core;
 } ContextObject;
@@ -75,6 +75,41 @@ static ContextObject *put_new(ModuleState *state, const struct sp_parent *curren
     return made;
 }
 
+#if SPANPROF_CONTEXT_CACHE > 0
+/* Where marked variables are, what they hold. Whoever marks some writes their place here,
+ * so that an entry with the right address is right, whatever was there before. */
+static struct context_cached *cached(ModuleState *state, const PyObject *vars) {
+    return &state->contexts[((uintptr_t)vars >> 4 ^ (uintptr_t)vars >> 14) %
+                            SPANPROF_CONTEXT_CACHE];
+}
+
+static ContextObject *look_up(ModuleState *state, PyObject *context) {
+    PyObject *vars = compat_context_vars(context);
+    const struct context_cached *entry = cached(state, vars);
+    if (entry->vars != vars || !compat_context_is_marked(context)) return NULL;
+    return entry->context;
+}
+#endif
+
+static void mark(ModuleState *state, PyObject *context, ContextObject *made) {
+    compat_context_mark(context);
+#if SPANPROF_CONTEXT_CACHE > 0
+    PyObject *vars = compat_context_vars(context);
+    *cached(state, vars) = (struct context_cached){vars, made};
+#else
+    (void)state;
+    (void)made;
+#endif
+}
+
+static void use(struct sp_thread *thread, PyThreadState *tstate, ContextObject *context,
+                const struct sp_parent *current) {
+    context->core.current = *current;
+    thread->context = &context->core;
+    thread->host.context = tstate->context;
+    thread->host.version = tstate->context_ver;
+}
+
 static void find(ModuleState *state, struct sp_thread *thread, PyThreadState *tstate) {
     PyObject *value = NULL;
     thread->context = &thread->own_context;
@@ -87,17 +122,22 @@ static void find(ModuleState *state, struct sp_thread *thread, PyThreadState *ts
         Py_XDECREF(known);
         known = made;
         if (known == NULL) return;
-        compat_context_mark(tstate->context);
+        mark(state, tstate->context, known);
     }
-    known->core.current = current;
-    thread->context = &known->core;
-    thread->host.context = tstate->context;
-    thread->host.version = tstate->context_ver;
+    use(thread, tstate, known, &current);
     Py_DECREF(known); /* the context has it */
 }
 
-SP_COLD void current_context_find(ModuleState *state, struct sp_thread *thread,
-                                  PyThreadState *tstate) {
+#if SPANPROF_CONTEXT_CACHE > 0
+static bool is_of_session(const struct sp_thread *thread,
+                          const struct sp_parent *current) {
+    return current->generation == generation_of(thread) ||
+           (SPANPROF_MONITORING && current->generation == 0);
+}
+#endif
+
+static SP_COLD void find_slowly(ModuleState *state, struct sp_thread *thread,
+                                PyThreadState *tstate) {
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -105,6 +145,20 @@ SP_COLD void current_context_find(ModuleState *state, struct sp_thread *thread,
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
     sp_thread_resume(paused);
+}
+
+void current_context_find(ModuleState *state, struct sp_thread *thread,
+                          PyThreadState *tstate) {
+#if SPANPROF_CONTEXT_CACHE > 0
+    ContextObject *known =
+        tstate->context != NULL ? look_up(state, tstate->context) : NULL;
+    if (SP_LIKELY(known != NULL && is_of_session(thread, &known->core.current))) {
+        struct sp_parent current = known->core.current;
+        use(thread, tstate, known, &current);
+        return;
+    }
+#endif
+    find_slowly(state, thread, tstate);
 }
 
 /* --- for the core ------------------------------------------------------------------ */

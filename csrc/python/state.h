@@ -15,6 +15,14 @@ enum span_pair {
     SPAN_PAIRS
 };
 
+struct ContextObject;
+
+/* See current_context.c. Borrowed; only to be compared before they are looked up. */
+struct context_cached {
+    PyObject *vars;
+    struct ContextObject *context;
+};
+
 typedef struct {
     PyTypeObject *span_type;
     PyTypeObject *function_type;
@@ -31,6 +39,7 @@ typedef struct {
     PyObject *inherited_var; /* see inherited.h */
     PyTypeObject *context_type;
     PyObject *context_var;  /* see current_context.h */
+    struct context_cached contexts[SPANPROF_CONTEXT_CACHE + 1];
     PyObject *module;       /* borrowed: whose state this is */
     PyObject *monitoring;   /* sys.monitoring, while we have a tool there; or NULL */
     int tool;               /* its number; 0: none; -1: all that we try were taken */
