@@ -20,6 +20,11 @@ void *sp_charge_made_slow(const struct sp_making *making, void *block, size_t si
 /* The caller is about to free a block of its own, any but NULL. */
 void sp_charge_free_slow(const void *block);
 
+/* The block, which the calling thread has just allocated and which is charged to its
+ * running span, is the profiler's after all: as if it had not been. `thread` is its
+ * state and charged; `size` is what was asked for. */
+void sp_charge_undo(struct sp_thread *thread, const void *block, size_t size);
+
 /* A block that was taken out of the map is free, or about to be. `thread` is the
  * caller's state or NULL; `size` what the map says, `now` sp_heap_now. */
 void sp_charge_freed(struct sp_thread *thread, uint64_t now, sp_entry entry,

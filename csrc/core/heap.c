@@ -340,6 +340,25 @@ SP_COLD void *sp_charge_made_slow(const struct sp_making *making, void *block,
     return block;
 }
 
+void sp_charge_undo(struct sp_thread *thread, const void *block, size_t size) {
+    struct sp_account *account = thread->alloc_account;
+    uint64_t now = sp_load(&sp_heap_now), objects = 1, space = size;
+    if (thread->cells.accounts.mode == SP_ALLOC_COUNT) {
+        sp_add(&account->objects, 0 - objects);
+        sp_add(&account->space, 0 - space);
+        return;
+    }
+    if (sp_heap_generation(now) != thread->cells.accounts.generation) return;
+    sp_entry entry = sp_shadow_take(block, &space);
+    if (entry == 0) return; /* it was no sample */
+    if (sp_heap_is_sampled()) sp_heap_weigh(space, &objects, &space);
+    sp_heap_span_subtract(sp_heap_generation(now), sp_entry_owner(entry), objects,
+                          space);
+    sp_add(&account->objects, 0 - objects);
+    sp_add(&account->space, 0 - space);
+    sp_add(&thread->heap.live, 0 - space);
+}
+
 /* The thread's account of a path, for a free; NULL if there can be none. */
 static struct sp_account *account_of(struct sp_accounts *accounts, uint32_t path) {
     if (path < atomic_load_explicit(&accounts->count, memory_order_relaxed) &&

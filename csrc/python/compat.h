@@ -204,6 +204,21 @@ static inline void compat_context_mark(PyObject *context) {
 #endif
 #endif
 
+/* Whether an integer is one that was just made, by PyObject_Malloc and for us alone. Small
+ * ones are everybody's; from 3.14 on the others come from a free list. */
+static inline bool compat_is_fresh_int(PyObject *number) {
+    return PY_VERSION_HEX < 0x030e0000 && Py_REFCNT(number) == 1;
+}
+
+/* What was asked for when an offset in a code object was made an integer for
+ * sys.monitoring (PyLong_FromSsize_t, later PyLong_FromLong). */
+#if PY_VERSION_HEX >= 0x030d0000
+#define SPANPROF_OFFSET_SIZE sizeof(PyLongObject)
+#elif PY_VERSION_HEX >= 0x030c0000
+#define SPANPROF_OFFSET_SIZE                                                           \
+    (offsetof(PyLongObject, long_value.ob_digit) + sizeof(digit))
+#endif
+
 /* The code object that called us (a new reference, NULL without a Python frame)
  * and the instruction's offset in bytes. Makes no frame object. */
 static inline PyCodeObject *compat_caller(int *offset) {

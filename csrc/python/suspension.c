@@ -3,6 +3,7 @@
 #include "callsite_of.h"
 #include "current_context.h"
 
+#include "../core/charge.h"
 #include "../core/stats.h"
 #include "../core/suspend.h"
 #include "../core/suspended.h"
@@ -343,9 +344,17 @@ static SP_COLD void suspend_chain(struct sp_thread *thread, const void *frame) {
  * Called with (code, offset, ...) on the thread, the frame that it is about being the
  * current one; they must leave alone whatever is none of ours, and never fail. */
 
+/* The offset that we are told was allocated in the program's name. (5.7) */
+static inline void disown_offset(PyObject *const *args, Py_ssize_t nargs) {
+    struct sp_thread *thread = sp_thread_charged;
+    if (SP_UNLIKELY(thread != NULL && nargs >= 2 && compat_is_fresh_int(args[1])))
+        sp_charge_undo(thread, args[1], SPANPROF_OFFSET_SIZE);
+}
+
 static PyObject *on_yield(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     struct sp_thread *thread = sp_thread_self;
     struct _PyInterpreterFrame *frame = compat_frame();
+    disown_offset(args, nargs);
     if (SP_UNLIKELY(thread == NULL || thread->top == NULL || nargs < 3)) Py_RETURN_NONE;
     ModuleState *state = state_of_module(module);
     thread = thread_at(state);
@@ -364,8 +373,7 @@ static PyObject *on_yield(PyObject *module, PyObject *const *args, Py_ssize_t na
 }
 
 static PyObject *on_resume(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    (void)args;
-    (void)nargs;
+    disown_offset(args, nargs);
     struct _PyInterpreterFrame *frame = compat_frame();
     struct sp_span *top = sp_suspended_take(frame, sp_span_retain);
     if (top == NULL) Py_RETURN_NONE;
@@ -375,8 +383,7 @@ static PyObject *on_resume(PyObject *module, PyObject *const *args, Py_ssize_t n
 }
 
 static PyObject *on_throw(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    (void)args;
-    (void)nargs;
+    disown_offset(args, nargs);
     struct _PyInterpreterFrame *frame = compat_frame();
     ModuleState *state = state_of_module(module);
     PyObject *type, *value, *traceback;
