@@ -53,6 +53,7 @@ struct sp_span {
     bool totalled; /* opened, or was suspended while there was a feed: it is in the list
                       of opened spans, and has a feed_total */
     bool suspended; /* is in a group of suspended spans; an opened one is open as well */
+    bool keeps_context;  /* while suspended: is current in its context all the same */
     bool thrown_through; /* the host's, see suspension.c; false when it is entered */
     uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
     uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */

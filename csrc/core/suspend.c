@@ -33,8 +33,11 @@ static bool needs_lock(const struct sp_thread *thread, const struct sp_span *top
 
 static void abandon_group(struct sp_thread *thread, struct sp_span *top);
 
-static void mark_suspended(struct sp_span *span, const void *key, uint64_t wall) {
+static void mark_suspended(struct sp_span *span, const void *key, uint64_t wall,
+                           bool keeps_context) {
     span->idle_since = wall;
+    span->keeps_context = keeps_context;
+    span->thrown_through = false;
     span->kept_under = key;
     span->suspended = true;
     sp_span_set_state(span, span->opened ? SP_SPAN_OPEN : SP_SPAN_SUSPENDED);
@@ -46,21 +49,21 @@ static SP_COLD void leave_feed(struct sp_thread *thread, struct sp_span *top,
         if (is_fed(thread, s)) sp_feed_suspend(thread, s, wall);
 }
 
-bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
-                     const void *key) {
+static inline bool suspend(struct sp_thread *thread, struct sp_span *bottom,
+                           const void *key, bool keeps_context) {
     struct sp_span *top = thread->top, *below = bottom->below;
     bool locked = needs_lock(thread, top, below), kept;
     if (SP_UNLIKELY(locked)) sp_spans_lock();
     bool changes = thread->feed.on && sp_feed_begin_change(&thread->feed);
     cross(thread, bottom->outer);
     uint64_t wall = sp_load(&thread->at_wall);
-    sp_context_leave(thread, top, bottom);
+    if (!keeps_context) sp_context_leave(thread, top, bottom);
     thread->top = below;
     bottom->below = NULL;
     sp_thread_charge_to(thread, bottom->outer->account);
     if (SP_UNLIKELY(thread->feed.on)) leave_feed(thread, top, wall);
     for (struct sp_span *s = top; s != NULL; s = s->below)
-        mark_suspended(s, key, wall);
+        mark_suspended(s, key, wall, keeps_context);
     struct sp_span *before = sp_suspended_put(key, top, &kept);
     if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
@@ -70,6 +73,26 @@ bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
         abandon_group(thread, top);
     }
     return kept;
+}
+
+bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
+                     const void *key) {
+    return suspend(thread, bottom, key, false);
+}
+
+bool sp_span_suspend_all(struct sp_thread *thread, const void *key,
+                         bool keeps_context) {
+    struct sp_span *bottom = thread->top;
+    while (bottom->below != NULL) bottom = bottom->below;
+    return suspend(thread, bottom, key, keeps_context);
+}
+
+void sp_span_leave_behind(struct sp_thread *thread, struct sp_span *span) {
+    sp_count(&sp_stats.abandoned);
+    struct sp_context *context = thread->context;
+    thread->context = &thread->own_context; /* the span's may be gone */
+    sp_span_exit(thread, span);
+    thread->context = context;
 }
 
 /* --- resuming -------------------------------------------------------------------- */
@@ -112,7 +135,7 @@ static void put_back(struct sp_thread *thread, struct sp_span *span,
     span->suspended = false;
     if (!sp_span_is_sampled_out(span)) sp_span_charge_idle(thread, span, wall);
     sp_span_set_state(span, SP_SPAN_ENTERED);
-    sp_context_enter(thread, span);
+    if (SP_LIKELY(!span->keeps_context)) sp_context_enter(thread, span);
     thread->top = span;
     if (SP_UNLIKELY(atomic_load_explicit(&span->exit_requested, memory_order_acquire)))
         sp_thread_poke(thread); /* meanwhile */

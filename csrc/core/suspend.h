@@ -19,6 +19,15 @@
  * False out of memory: then these are abandoned themselves. */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
 
+/* The same for all spans of the thread, of which there is one at least. With
+ * `keeps_context` the context stays as it is, now and when they are resumed: it goes
+ * with them. */
+bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
+
+/* The thread's innermost span, which nothing will exit, is destroyed as far as it can be:
+ * its exit is still due to its host. */
+void sp_span_leave_behind(struct sp_thread *thread, struct sp_span *span);
+
 /* Put spans that were kept, and were taken (suspended.h), on top of the thread's stack;
  * `top` is the innermost one. Spans of another session are not suspended any more, but
  * on no stack; so are all if `thread` is NULL (the caller is in no session, or is the

@@ -53,6 +53,7 @@ static void leave_context(struct sp_thread *thread) {
     thread->context = &thread->own_context;
     thread->host.context = NULL;
     thread->host.version = 0;
+    thread->host.sees_switches = false;
 }
 
 /* A state of an ended thread, or a new one; NULL out of memory. */

@@ -73,6 +73,7 @@ struct sp_thread {
     struct {
         void *context;
         uint64_t version;
+        bool sees_switches;
     } host; /* the host's: which of its contexts `context` is */
 
     /* The registry: `next` never changes once published; `next_free` and

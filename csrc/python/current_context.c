@@ -1,5 +1,7 @@
 #include "current_context.h"
 
+#include "greenlets.h"
+
 #include "../core/span.h"
 
 typedef struct ContextObject {
@@ -141,6 +143,7 @@ static SP_COLD void find_slowly(ModuleState *state, struct sp_thread *thread,
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
+    greenlets_look(state, thread);
     find(state, thread, tstate);
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);

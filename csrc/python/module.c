@@ -1,5 +1,6 @@
 /* spanprof._core */
 #include "current_context.h"
+#include "greenlets.h"
 #include "numpy_handler.h"
 #include "state.h"
 #include "suspension.h"
@@ -18,6 +19,7 @@ static int module_exec(PyObject *module) {
     if (inherited_init(module) < 0) return -1;
     if (current_context_init(module) < 0) return -1;
     if (suspension_init(module) < 0) return -1;
+    if (greenlets_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
         state_first = state;
@@ -49,6 +51,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->monitoring);
     Py_VISIT(state->watched_code);
     Py_VISIT(state->contextlib);
+    Py_VISIT(state->greenlet);
+    Py_VISIT(state->greenlet_tracer);
     return 0;
 }
 
@@ -80,7 +84,9 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->monitoring);
     Py_CLEAR(state->watched_code);
     Py_CLEAR(state->contextlib);
-    for (int i = 0; i < 4; i++) Py_CLEAR(state->names[i]);
+    for (int i = 0; i < 5; i++) Py_CLEAR(state->names[i]);
+    Py_CLEAR(state->greenlet);
+    Py_CLEAR(state->greenlet_tracer);
     return 0;
 }
 

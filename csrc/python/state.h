@@ -45,7 +45,8 @@ typedef struct {
     int tool;               /* its number; 0: none; -1: all that we try were taken */
     PyObject *watched_code; /* dict: address of a code object -> weak reference */
     PyObject *contextlib;   /* its globals, once they were needed; or NULL */
-    PyObject *names[4];     /* of functions of contextlib's */
+    PyObject *names[5];     /* of functions of contextlib's; of greenlet */
+    PyObject *greenlet, *greenlet_tracer; /* see greenlets.c */
     PyObject *code_refs;     /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;

@@ -38,6 +38,67 @@ static struct _PyInterpreterFrame *beyond_contextlib(ModuleState *state,
     return frame;
 }
 
+/* --- spans and their objects -------------------------------------------------------------
+ */
+
+/* The stack holds a reference to each span's object, a group that is kept does not: what
+ * would exit the span holds one itself, and when that dies unresumed the span dies. */
+static void release_objects(struct sp_span *top) {
+    for (struct sp_span *s = top, *below; s != NULL; s = below) {
+        below = s->below;
+        Py_DECREF((PyObject *)s->owner);
+    }
+}
+
+#ifdef Py_GIL_DISABLED
+static bool retain(struct sp_span *span) {
+    return compat_try_incref((PyObject *)span->owner);
+}
+static void share_objects(const struct sp_span *top, const struct sp_span *end) {
+    for (const struct sp_span *s = top; s != end; s = s->below)
+        compat_share((PyObject *)s->owner);
+}
+static void retain_objects(struct sp_span *top) {
+    (void)top; /* each was, under the lock */
+}
+#else
+static void share_objects(const struct sp_span *top, const struct sp_span *end) {
+    (void)top;
+    (void)end;
+}
+static void retain_objects(struct sp_span *top) {
+    for (struct sp_span *s = top; s != NULL; s = s->below)
+        Py_INCREF((PyObject *)s->owner);
+}
+#endif
+
+/* The thread, if its stack is of the running session; with its context. */
+static inline struct sp_thread *thread_at(ModuleState *state) {
+    struct sp_thread *thread = sp_thread_self;
+    if (SP_UNLIKELY(thread == NULL ||
+                    atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
+                        atomic_load_explicit(&sp_session_generation,
+                                             memory_order_relaxed)))
+        thread = sp_thread_current();
+    if (SP_LIKELY(thread != NULL)) current_context_sync(state, thread);
+    return thread;
+}
+
+void suspension_suspend_all(struct sp_thread *thread, const void *key,
+                            bool same_context) {
+    struct sp_span *top = thread->top;
+    if (top == NULL) return;
+    share_objects(top, NULL);
+    if (sp_span_suspend_all(thread, key, !same_context)) release_objects(top);
+}
+
+void suspension_resume(ModuleState *state, const void *key) {
+    struct sp_span *top = sp_suspended_take(key, sp_span_retain);
+    if (top == NULL) return;
+    retain_objects(top);
+    sp_span_resume(thread_at(state), top);
+}
+
 #if SPANPROF_MONITORING
 
 /* --- our tool -------------------------------------------------------------------------
@@ -178,38 +239,8 @@ void suspension_release(ModuleState *state) {
     PyErr_Restore(type, value, traceback);
 }
 
-/* --- suspending ------------------------------------------------------------------------ */
-
-/* The stack holds a reference to each span's object, a group that is kept does not: what
- * would exit the span holds one itself, and when that dies unresumed the span dies. */
-static void release_objects(struct sp_span *top) {
-    for (struct sp_span *s = top, *below; s != NULL; s = below) {
-        below = s->below;
-        Py_DECREF((PyObject *)s->owner);
-    }
-}
-
-#ifdef Py_GIL_DISABLED
-static bool retain(struct sp_span *span) {
-    return compat_try_incref((PyObject *)span->owner);
-}
-static void share_objects(const struct sp_span *top, const struct sp_span *end) {
-    for (const struct sp_span *s = top; s != end; s = s->below)
-        compat_share((PyObject *)s->owner);
-}
-static void retain_objects(struct sp_span *top) {
-    (void)top; /* each was, under the lock */
-}
-#else
-static void share_objects(const struct sp_span *top, const struct sp_span *end) {
-    (void)top;
-    (void)end;
-}
-static void retain_objects(struct sp_span *top) {
-    for (struct sp_span *s = top; s != NULL; s = s->below)
-        Py_INCREF((PyObject *)s->owner);
-}
-#endif
+/* --- suspending --------------------------------------------------------------------------
+ */
 
 /* Suspend the spans at the top that are at home in that frame, if there are any. */
 static void suspend(struct sp_thread *thread, const void *home) {
@@ -219,18 +250,6 @@ static void suspend(struct sp_thread *thread, const void *home) {
     share_objects(top, bottom->below);
     /* Out of memory they were abandoned, and on the stack no longer all the same. */
     if (sp_span_suspend(thread, bottom, home)) release_objects(top);
-}
-
-/* The thread, if its stack is of the running session; with its context. */
-static inline struct sp_thread *thread_at(ModuleState *state) {
-    struct sp_thread *thread = sp_thread_self;
-    if (SP_UNLIKELY(thread == NULL ||
-                    atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
-                        atomic_load_explicit(&sp_session_generation,
-                                             memory_order_relaxed)))
-        thread = sp_thread_current();
-    if (SP_LIKELY(thread != NULL)) current_context_sync(state, thread);
-    return thread;
 }
 
 /* --- generators that are context managers ------------------------------------------------
@@ -374,11 +393,7 @@ static PyObject *on_yield(PyObject *module, PyObject *const *args, Py_ssize_t na
 
 static PyObject *on_resume(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     disown_offset(args, nargs);
-    struct _PyInterpreterFrame *frame = compat_frame();
-    struct sp_span *top = sp_suspended_take(frame, sp_span_retain);
-    if (top == NULL) Py_RETURN_NONE;
-    retain_objects(top);
-    sp_span_resume(thread_at(state_of_module(module)), top);
+    suspension_resume(state_of_module(module), compat_frame());
     Py_RETURN_NONE;
 }
 
@@ -455,7 +470,7 @@ int suspension_init(PyObject *module) {
                                         "enter_async_context"};
     for (int i = 0; i < 4; i++)
         if ((state->names[i] = PyUnicode_InternFromString(names[i])) == NULL) return -1;
-#if SPANPROF_MONITORING && defined(Py_GIL_DISABLED)
+#ifdef Py_GIL_DISABLED
     sp_span_retain = retain;
 #endif
     return PyModule_AddFunctions(module, suspension_functions);

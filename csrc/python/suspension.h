@@ -28,6 +28,13 @@ static inline const void *suspension_home(void) {
  * enters the span, whose suspensions are told from here on. */
 const void *suspension_home_of_caller(ModuleState *state);
 
+/* For greenlets.c: the thread's spans, if there are any, are suspended under that key
+ * (see sp_span_suspend_all); those that are kept under a key are resumed, on the calling
+ * thread. */
+void suspension_suspend_all(struct sp_thread *thread, const void *key,
+                            bool same_context);
+void suspension_resume(ModuleState *state, const void *key);
+
 /* A span of the object is suspended: the object is about to be freed. */
 void suspension_abandon(struct sp_span *span);
 
