@@ -114,8 +114,6 @@ static void use(struct sp_thread *thread, PyThreadState *tstate, ContextObject *
 
 static void find(ModuleState *state, struct sp_thread *thread, PyThreadState *tstate) {
     PyObject *value = NULL;
-    thread->context = &thread->own_context;
-    thread->host.context = NULL;
     if (PyContextVar_Get(state->context_var, NULL, &value) < 0) return;
     ContextObject *known = (ContextObject *)value;
     struct sp_parent current = beginning(thread, known);
@@ -143,8 +141,12 @@ static SP_COLD void find_slowly(ModuleState *state, struct sp_thread *thread,
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    greenlets_look(state, thread);
-    find(state, thread, tstate);
+    thread->context = &thread->own_context;
+    thread->host.context = NULL;
+    if (state->context_var != NULL) { /* else the interpreter is about to end */
+        greenlets_look(state, thread);
+        find(state, thread, tstate);
+    }
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
     sp_thread_resume(paused);
@@ -197,6 +199,7 @@ static int publish_state(ModuleState *state) {
 void current_context_forget(ModuleState *state) {
     PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
     PyObject *capsule = dict != NULL ? PyDict_GetItemString(dict, STATE_KEY) : NULL;
+    memset(state->contexts, 0, sizeof state->contexts);
     if (capsule == NULL || PyCapsule_GetPointer(capsule, STATE_KEY) != state) return;
     if (PyDict_DelItemString(dict, STATE_KEY) < 0) PyErr_Clear();
 }

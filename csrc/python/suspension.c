@@ -192,6 +192,7 @@ static void watch(ModuleState *state, PyCodeObject *code) {
 static SP_COLD void watch_frame(ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
     if (code == NULL || !compat_frame_may_suspend(frame)) return;
+    if (state->watched_code == NULL) return; /* the interpreter is about to end */
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);

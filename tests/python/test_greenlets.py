@@ -12,7 +12,14 @@ import pytest
 import spanprof
 from spanprof import span
 
-from .helpers import ManualClock, calls, in_thread, run_python, series
+from .helpers import (
+    ManualClock,
+    calls,
+    in_thread,
+    needs_suspension,
+    run_python,
+    series,
+)
 
 greenlet: Any = pytest.importorskip("greenlet")
 
@@ -60,6 +67,7 @@ def test_rule_4_2_a_greenlet_sees_its_own_spans_only(clock: ManualClock) -> None
     assert idle["b",] == 4222 - 1001 - 111
 
 
+@needs_suspension
 def test_rule_4_2_greenlets_are_told_apart_from_coroutines_in_them(
     clock: ManualClock,
 ) -> None:
