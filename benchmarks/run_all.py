@@ -18,6 +18,9 @@ BENCHMARKS = (
     "feed",
     "feed_limits",
     "callbacks",
+    "suspension",
+    "suspended_tasks",
+    "thread_churn",
 )
 
 

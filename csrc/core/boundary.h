@@ -75,7 +75,17 @@ static inline void sp_context_leave(struct sp_thread *thread, const struct sp_sp
         context->current = bottom->before;
 }
 
-/* For suspend.c. `thread` may be NULL. An opened span: under the lock. */
+/* The span has idled up to that time; `cell` is the calling thread's of its path. An
+ * opened or totalled span: under the lock. */
+static inline void sp_span_charge_idle_to(struct sp_cell *cell, struct sp_span *span,
+                                          uint64_t wall) {
+    uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
+    span->idle_since = wall;
+    if (span->totalled && span->feed_total != NULL) span->feed_total->idle += idle;
+    sp_add(&cell->value[SP_VALUE_IDLE], idle);
+}
+
+/* The same for whichever thread, which may be NULL. */
 void sp_span_charge_idle(struct sp_thread *thread, struct sp_span *span, uint64_t wall);
 
 /* A span that has left the stack or its group: an opened one idles, another is no more.

@@ -383,12 +383,7 @@ void sp_span_charge_idle(struct sp_thread *thread, struct sp_span *span,
     if (thread == NULL || span->generation != sp_thread_generation(thread) ||
         sp_span_is_sampled_out(span))
         return;
-    uint64_t idle = wall > span->idle_since ? wall - span->idle_since : 0;
-    span->idle_since = wall;
-    if (span->feed_total != NULL) span->feed_total->idle += idle;
-    if (idle > 0)
-        sp_add(&sp_cell_of_path(&thread->cells, span->path)->value[SP_VALUE_IDLE],
-               idle);
+    sp_span_charge_idle_to(sp_cell_of_path(&thread->cells, span->path), span, wall);
 }
 
 void sp_span_list(struct sp_span *span) {

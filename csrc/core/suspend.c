@@ -133,7 +133,7 @@ static void put_back(struct sp_thread *thread, struct sp_span *span,
     span->outer = outer;
     span->thread = thread;
     span->suspended = false;
-    if (!sp_span_is_sampled_out(span)) sp_span_charge_idle(thread, span, wall);
+    if (!sp_span_is_sampled_out(span)) sp_span_charge_idle_to(span->cell, span, wall);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     if (SP_LIKELY(!span->keeps_context)) sp_context_enter(thread, span);
     thread->top = span;

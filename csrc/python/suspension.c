@@ -256,6 +256,12 @@ static void suspend(struct sp_thread *thread, const void *home) {
 /* --- generators that are context managers ------------------------------------------------
  */
 
+static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *frame) {
+    do frame = compat_frame_caller(frame);
+    while (frame != NULL && compat_frame_code(frame) == NULL);
+    return frame;
+}
+
 static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
     return code != NULL && (code->co_name == state->names[0] ||
@@ -265,10 +271,11 @@ static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame
 /* A generator of contextlib's that yields in __enter__ hands over to the block: its spans
  * are the block's for as long as it lasts. (An async one may also have to wait in
  * __aenter__; what it hands over is wrapped.) */
-static SP_COLD bool lend(ModuleState *state, struct sp_thread *thread,
-                         struct _PyInterpreterFrame *frame,
-                         struct _PyInterpreterFrame *caller, PyObject *yielded) {
-    if (!is_contextlibs(state, caller)) return false;
+static bool lends(ModuleState *state, struct sp_thread *thread,
+                  struct _PyInterpreterFrame *frame, PyObject *yielded) {
+    struct _PyInterpreterFrame *caller = caller_in_python(frame);
+    if (caller == NULL || !is_named(state, caller) || !is_contextlibs(state, caller))
+        return false;
     if ((compat_frame_code(frame)->co_flags & CO_ASYNC_GENERATOR) &&
         strcmp(Py_TYPE(yielded)->tp_name, "async_generator_wrapped_value") != 0)
         return false;
@@ -279,12 +286,6 @@ static SP_COLD bool lend(ModuleState *state, struct sp_thread *thread,
         s->home = home;
     if (home != NULL) watch_frame(state, block);
     return true;
-}
-
-static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *frame) {
-    do frame = compat_frame_caller(frame);
-    while (frame != NULL && compat_frame_code(frame) == NULL);
-    return frame;
 }
 
 /* --- exceptions that are thrown in --------------------------------------------------------
@@ -371,6 +372,10 @@ static inline void disown_offset(PyObject *const *args, Py_ssize_t nargs) {
         sp_charge_undo(thread, args[1], SPANPROF_OFFSET_SIZE);
 }
 
+static bool is_coroutine(PyObject *code) {
+    return (((PyCodeObject *)code)->co_flags & CO_COROUTINE) != 0;
+}
+
 static PyObject *on_yield(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     struct sp_thread *thread = sp_thread_self;
     struct _PyInterpreterFrame *frame = compat_frame();
@@ -381,9 +386,7 @@ static PyObject *on_yield(PyObject *module, PyObject *const *args, Py_ssize_t na
     if (SP_UNLIKELY(thread == NULL)) Py_RETURN_NONE;
     struct sp_span *top = thread->top;
     if (SP_LIKELY(top != NULL && top->home == frame)) {
-        struct _PyInterpreterFrame *caller = caller_in_python(frame);
-        if (caller != NULL && SP_UNLIKELY(is_named(state, caller)) &&
-            lend(state, thread, frame, caller, args[2]))
+        if (SP_UNLIKELY(!is_coroutine(args[0])) && lends(state, thread, frame, args[2]))
             Py_RETURN_NONE;
         suspend(thread, frame);
         top = thread->top;
