@@ -132,17 +132,26 @@ static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key
     sp_add(&cell->value[SP_VALUE_CALLS], 1);
 }
 
-static void begin_below(struct sp_thread *thread, struct sp_span *span, sp_key key,
-                        const struct sp_parent *parent) {
-    struct sp_cell *cell = cell_under(thread, key, parent);
+static inline void begin_in(struct sp_thread *thread, struct sp_span *span, sp_key key,
+                            struct sp_cell *cell, uint64_t parent) {
     create(thread, span, key, cell);
     set_plain(span);
-    push(thread, span, cell, parent->id);
+    push(thread, span, cell, parent);
+}
+
+static SP_COLD void begin_below(struct sp_thread *thread, struct sp_span *span,
+                                sp_key key, const struct sp_parent *parent) {
+    begin_in(thread, span, key, cell_under(thread, key, parent), parent->id);
 }
 
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
-    struct sp_parent parent = next_parent(thread);
-    begin_below(thread, span, key, &parent);
+    if (SP_UNLIKELY(!sp_span_has_top_as_parent(thread))) {
+        struct sp_parent parent = next_parent(thread);
+        begin_below(thread, span, key, &parent);
+        return;
+    }
+    struct sp_cell *cell = sp_cell_child(&thread->cells, sp_cell_running(thread), key);
+    begin_in(thread, span, key, cell, id_of(thread->top));
 }
 
 static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span,

@@ -11,9 +11,11 @@
 uint32_t callsite_of_caller_slow(ModuleState *state, struct sp_thread *thread,
                                  const void *place, PyObject *name);
 
-/* The cache entry of that instruction and name, or NULL: ask the slow one. */
-static inline struct sp_site *site_of_caller(struct sp_thread *thread, PyObject *name) {
-    const void *place = compat_caller_place();
+/* The cache entry of the instruction that the frame, which is the current one, is at,
+ * and of the name; or NULL: ask the slow one. */
+static inline struct sp_site *site_in(const struct _PyInterpreterFrame *frame,
+                                      struct sp_thread *thread, PyObject *name) {
+    const void *place = compat_place_in(frame);
     struct sp_site *site = sp_site_find(thread, place);
     if (SP_LIKELY(site->name == name && site->place == place)) return site;
     return NULL;
@@ -21,9 +23,10 @@ static inline struct sp_site *site_of_caller(struct sp_thread *thread, PyObject 
 
 static inline uint32_t callsite_of_caller(ModuleState *state, struct sp_thread *thread,
                                           PyObject *name) {
-    const struct sp_site *site = site_of_caller(thread, name);
+    const struct _PyInterpreterFrame *frame = compat_frame();
+    const struct sp_site *site = site_in(frame, thread, name);
     if (site != NULL) return site->callsite;
-    return callsite_of_caller_slow(state, thread, compat_caller_place(), name);
+    return callsite_of_caller_slow(state, thread, compat_place_in(frame), name);
 }
 
 /* Keep a weak reference to the code object in the dict, under its address, until it

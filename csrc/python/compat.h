@@ -133,12 +133,16 @@ static inline PyObject *compat_take_exception(void) {
 #endif
 }
 
-static inline struct _PyInterpreterFrame *compat_frame(void) {
+static inline struct _PyInterpreterFrame *
+compat_frame_of(const PyThreadState *state) {
 #if PY_VERSION_HEX >= 0x030d0000
-    return compat_thread_state()->current_frame;
+    return state->current_frame;
 #else
-    return compat_thread_state()->cframe->current_frame;
+    return state->cframe->current_frame;
 #endif
+}
+static inline struct _PyInterpreterFrame *compat_frame(void) {
+    return compat_frame_of(compat_thread_state());
 }
 
 /* Whether the frame is that of a coroutine, generator or async generator: what may be
@@ -243,11 +247,12 @@ static inline PyCodeObject *compat_caller(int *offset) {
 #endif
 }
 
-/* An address inside the calling code object that no other instruction shares,
- * NULL without a Python frame. Valid while the code object lives. */
-static inline const void *compat_caller_place(void) {
+/* An address inside the code object of that frame, which is the current one, that no
+ * other instruction shares; NULL without a Python frame. Valid while the code object
+ * lives. */
+static inline const void *
+compat_place_in(const struct _PyInterpreterFrame *frame) {
 #if SPANPROF_READS_INSTRUCTIONS
-    struct _PyInterpreterFrame *frame = compat_frame();
     if (frame == NULL) return NULL;
 #if PY_VERSION_HEX >= 0x030d0000
     return frame->instr_ptr;
@@ -255,6 +260,7 @@ static inline const void *compat_caller_place(void) {
     return frame->prev_instr;
 #endif
 #else
+    (void)frame;
     int offset = 0;
     PyCodeObject *code = compat_caller(&offset);
     const void *place = (const char *)code + offset;

@@ -318,10 +318,11 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
 /* These are apart, so that the usual way through span_enter does not pay for their
  * registers. */
 static __attribute__((noinline)) PyObject *
-span_enter_unheard(SpanObject *self, struct sp_thread *thread) {
+span_enter_unheard(SpanObject *self, struct sp_thread *thread,
+                   const struct _PyInterpreterFrame *frame) {
     if (SP_UNLIKELY(!sp_span_skips(thread))) return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
-    self->span.home = suspension_home();
+    self->span.home = suspension_home(frame);
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
     sp_span_begin_unheard(thread, &self->span);
     return (PyObject *)self;
@@ -330,15 +331,16 @@ span_enter_unheard(SpanObject *self, struct sp_thread *thread) {
 /* Of a span that has or may inherit labels: they may be none that are recorded, or
  * those of a block, which are known. */
 static __attribute__((noinline)) PyObject *
-span_enter_labelled(SpanObject *self, struct sp_thread *thread, uint32_t generation) {
+span_enter_labelled(SpanObject *self, struct sp_thread *thread,
+                    const struct _PyInterpreterFrame *frame, uint32_t generation) {
     uint32_t labels = SP_LABELS_NONE;
     bool known = self->labels != NULL
                      ? !labels_are_recorded()
                      : inherited_recorded_quick(STATE_OF(self), generation, &labels);
-    struct sp_site *site = known ? site_of_caller(thread, self->name) : NULL;
+    struct sp_site *site = known ? site_in(frame, thread, self->name) : NULL;
     if (SP_UNLIKELY(site == NULL)) return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
-    self->span.home = suspension_home();
+    self->span.home = suspension_home(frame);
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
     if (labels == SP_LABELS_NONE)
         sp_span_begin_at(thread, &self->span, site);
@@ -362,16 +364,19 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
         }
         if (SP_LIKELY(thread != NULL && self->parent == NULL &&
                       atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
-                          generation &&
-                      current_context_is_known(thread, compat_thread_state()))) {
+                          generation)) {
+            const PyThreadState *tstate = compat_thread_state();
+            const struct _PyInterpreterFrame *frame = compat_frame_of(tstate);
+            if (SP_UNLIKELY(!current_context_is_known(thread, tstate)))
+                return span_enter_slow(object);
             if (SP_UNLIKELY(sp_span_is_unheard(thread)))
-                return span_enter_unheard(self, thread);
+                return span_enter_unheard(self, thread, frame);
             if (SP_UNLIKELY(self->labels != NULL || inherited_may_be()))
-                return span_enter_labelled(self, thread, generation);
-            struct sp_site *site = site_of_caller(thread, self->name);
+                return span_enter_labelled(self, thread, frame, generation);
+            struct sp_site *site = site_in(frame, thread, self->name);
             if (SP_LIKELY(site != NULL)) {
                 self->used = self->held = true;
-                self->span.home = suspension_home();
+                self->span.home = suspension_home(frame);
                 Py_SET_REFCNT(object, Py_REFCNT(object) + 2); /* held, returned */
                 sp_span_begin_at(thread, &self->span, site);
                 return object;

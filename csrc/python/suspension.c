@@ -452,7 +452,8 @@ static bool is_stacks(ModuleState *state, struct _PyInterpreterFrame *frame) {
 
 const void *suspension_home_of_caller(ModuleState *state) {
     struct _PyInterpreterFrame *frame = compat_frame();
-    if (SP_LIKELY(frame == NULL || !is_stacks(state, frame))) return suspension_home();
+    if (SP_LIKELY(frame == NULL || !is_stacks(state, frame)))
+        return suspension_home(frame);
     frame = beyond_contextlib(state, frame);
     /* Perhaps a function that a coroutine has called in order to enter it. */
     while (frame != NULL && !compat_frame_may_suspend(frame))

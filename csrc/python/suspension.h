@@ -17,10 +17,10 @@
  * a pending exception. Slow: once for each place in the code. */
 void suspension_watch_caller(ModuleState *state);
 
-/* The home of a span that is entered by the calling frame: the frame, or NULL if it
- * cannot be suspended. */
-static inline const void *suspension_home(void) {
-    struct _PyInterpreterFrame *frame = compat_frame();
+/* The home of a span that is entered by that frame: the frame, or NULL if it cannot be
+ * suspended. */
+static inline const void *
+suspension_home(const struct _PyInterpreterFrame *frame) {
     return frame != NULL && compat_frame_may_suspend(frame) ? frame : NULL;
 }
 
