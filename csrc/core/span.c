@@ -322,7 +322,7 @@ static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *
         return false;
     }
     if (span->suspended) {
-        sp_count(&sp_stats.misnested);
+        if (running != 0 && span->generation == running) sp_count(&sp_stats.misnested);
         sp_span_withdraw(thread, span);
     }
     /* Or of a session that is over, or left behind by a thread that is. */
