@@ -21,6 +21,7 @@
 #include <internal/pycore_context.h>
 #include <internal/pycore_frame.h>
 #include <internal/pycore_gc.h>
+#include <internal/pycore_hamt.h>
 #if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe.h>
 #endif
@@ -184,8 +185,21 @@ static inline PyObject *compat_context_vars(PyObject *context) {
     return (PyObject *)((PyContext *)context)->ctx_vars;
 }
 
-/* Whether nobody shares them, and they are those of our last compat_context_mark. The
- * mark is the collector's note that an object was finalized, which means nothing for
+/* The root of the tree of nodes that they are in. */
+static inline PyObject *compat_context_root(PyObject *context) {
+    return (PyObject *)((PyContext *)context)->ctx_vars->h_root;
+}
+
+/* Nodes are no objects that a program can have. */
+static inline bool compat_is_context_node(PyObject *object) {
+    const char *name = Py_TYPE(object)->tp_name;
+    return strcmp(name, "hamt_bitmap_node") == 0 ||
+           strcmp(name, "hamt_array_node") == 0 ||
+           strcmp(name, "hamt_collision_node") == 0;
+}
+
+/* Whether no other context has them, and they are those of our last compat_context_mark.
+ * The mark is the collector's note that an object was finalized, which means nothing for
  * one that has no finalizer; it begins unset with each new mapping, so it cannot be
  * mistaken for that of one that was at the same address before. */
 static inline bool compat_context_is_marked(PyObject *context) {

@@ -4,11 +4,6 @@
 
 #include "../core/span.h"
 
-typedef struct ContextObject {
-    PyObject_HEAD
-    struct sp_context core;
-} ContextObject;
-
 /* --- the object --------------------------------------------------------------- */
 
 static void context_dealloc(PyObject *object) {
@@ -66,6 +61,35 @@ static struct sp_parent beginning(const struct sp_thread *thread,
 #endif
 }
 
+/* --- where it is in the variables -------------------------------------------------- */
+
+struct search {
+    PyObject *wanted;
+    PyObject *way[3];
+    int depth;
+};
+
+static int visit(PyObject *child, void *arg) {
+    struct search *search = arg;
+    if (child == search->wanted) return 1;
+    if (search->depth == 3 || !compat_is_context_node(child)) return 0;
+    search->way[search->depth++] = child;
+    if (Py_TYPE(child)->tp_traverse(child, visit, arg) != 0) return 1;
+    search->depth--;
+    return 0;
+}
+
+/* The object has just been put into the context. */
+static void note_way(ContextObject *self, PyObject *context) {
+    struct search search = {.wanted = (PyObject *)self};
+    PyObject *root = compat_context_root(context);
+    bool found = Py_TYPE(root)->tp_traverse(root, visit, &search) != 0;
+    self->nodes[0] = search.depth > 0 ? search.way[0] : NULL;
+    self->nodes[1] = search.depth > 1 ? search.way[1] : NULL;
+    self->is_deeper = !found || search.depth > 2;
+    if (!found) self->nodes[0] = root;
+}
+
 /* A new reference, in the current context; or NULL with an exception. */
 static ContextObject *put_new(ModuleState *state, const struct sp_parent *current) {
     ContextObject *made = PyObject_New(ContextObject, state->context_type);
@@ -88,13 +112,16 @@ static struct context_cached *cached(ModuleState *state, const PyObject *vars) {
 static ContextObject *look_up(ModuleState *state, PyObject *context) {
     PyObject *vars = compat_context_vars(context);
     const struct context_cached *entry = cached(state, vars);
-    if (entry->vars != vars || !compat_context_is_marked(context)) return NULL;
+    if (entry->vars != vars || !compat_context_is_marked(context) ||
+        !current_context_is_alone(entry->context, context, 0))
+        return NULL;
     return entry->context;
 }
 #endif
 
 static void mark(ModuleState *state, PyObject *context, ContextObject *made) {
     compat_context_mark(context);
+    note_way(made, context);
 #if SPANPROF_CONTEXT_CACHE > 0
     PyObject *vars = compat_context_vars(context);
     *cached(state, vars) = (struct context_cached){vars, made};
@@ -117,7 +144,7 @@ static void find(ModuleState *state, struct sp_thread *thread, PyThreadState *ts
     if (PyContextVar_Get(state->context_var, NULL, &value) < 0) return;
     ContextObject *known = (ContextObject *)value;
     struct sp_parent current = beginning(thread, known);
-    if (known == NULL || !compat_context_is_marked(tstate->context)) {
+    if (known == NULL || !current_context_is_alone(known, tstate->context, 1)) {
         ContextObject *made = put_new(state, &current);
         Py_XDECREF(known);
         known = made;

@@ -3,7 +3,7 @@
  * A context variable holds an object with the core's context in it. A copy of the
  * contextvars context shares that object, which must then never change any more: it
  * says where the copy was made. So before a span is entered or left it is looked whether
- * the variables are shared, and if they are, the context gets another object. Contexts
+ * the object is shared, and if it is, the context gets another one. Contexts
  * that nobody copies, plain synchronous code above all, are written once.
  * docs/internals/contexts.md has the whole argument. */
 #ifndef SPANPROF_PYTHON_CURRENT_CONTEXT_H
@@ -12,6 +12,28 @@
 #include "state.h"
 
 #include "../core/thread.h"
+
+/* What the variable holds. */
+typedef struct ContextObject {
+    PyObject_HEAD
+    struct sp_context core;
+    /* Nodes between the root of the variables and this object; borrowed from the
+     * variables that were marked when it was put there, and valid with these. */
+    PyObject *nodes[2];
+    bool is_deeper; /* there are more, so nobody can say */
+} ContextObject;
+
+/* Whether no variables but the context's, which are marked, hold the object: the way from
+ * there to it is nobody else's. `references` are the caller's own. (Setting a variable
+ * makes new nodes on the way to that one, and shares all others.) */
+static inline bool current_context_is_alone(const ContextObject *self,
+                                            PyObject *context, Py_ssize_t references) {
+    return compat_context_is_marked(context) &&
+           Py_REFCNT((PyObject *)self) == 1 + references &&
+           (SP_LIKELY(self->nodes[0] == NULL) ||
+            (!self->is_deeper && Py_REFCNT(self->nodes[0]) == 1 &&
+             (self->nodes[1] == NULL || Py_REFCNT(self->nodes[1]) == 1)));
+}
 
 /* Have the thread's context be the one of the calling thread's current contextvars
  * context. Never fails: out of memory it is the thread's own. Keeps a pending
@@ -24,7 +46,10 @@ static inline bool current_context_is_known(const struct sp_thread *thread,
     PyObject *context = tstate->context;
     return SP_LIKELY(context != NULL && context == thread->host.context &&
                      tstate->context_ver == thread->host.version &&
-                     compat_context_is_marked(context));
+                     current_context_is_alone(
+                         (const ContextObject *)((const char *)thread->context -
+                                                 offsetof(ContextObject, core)),
+                         context, 0));
 }
 
 /* To be called before spans are begun, entered, exited, suspended or resumed. */
