@@ -80,8 +80,8 @@ struct sp_feed {
     uint64_t counted;        /* the collector's: records to copy */
 };
 
-/* A span that was opened explicitly, or suspended: what it used whenever it ran. Under the
- * lock of such spans, which it also takes to enter and to leave one. */
+/* A span that was opened explicitly, or suspended: what it used whenever it ran. Under
+ * the lock of such spans, which it also takes to enter and to leave one. */
 struct sp_feed_total {
     union {
         uint64_t parent;

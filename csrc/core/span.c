@@ -428,7 +428,8 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
 }
 
 void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
-    if (span->generation != sp_thread_generation(thread)) return; /* it is not recorded */
+    if (span->generation != sp_thread_generation(thread))
+        return; /* it is not recorded */
     if (sp_span_is_sampled_out(span)) {
         push_sampled_out(thread, span);
         return;

@@ -16,21 +16,21 @@
 #include "thread.h"
 
 enum sp_span_state {
-    SP_SPAN_NONE,    /* not created, or destroyed */
-    SP_SPAN_OPEN,    /* created, not running: idle time counts */
-    SP_SPAN_ENTERED, /* on its thread's running stack */
+    SP_SPAN_NONE,      /* not created, or destroyed */
+    SP_SPAN_OPEN,      /* created, not running: idle time counts */
+    SP_SPAN_ENTERED,   /* on its thread's running stack */
     SP_SPAN_SUSPENDED, /* off it for the time being, see suspend.h: idle time counts */
 };
 
 struct sp_span {
     struct sp_span *below; /* the span that ran when this one was entered */
     union {
-        struct sp_cell *outer; /* the cell charged before; `below`'s, or the root */
+        struct sp_cell *outer;  /* the cell charged before; `below`'s, or the root */
         const void *kept_under; /* while suspended: the key of its group */
     };
-    struct sp_cell *cell;  /* its own, while entered */
+    struct sp_cell *cell; /* its own, while entered */
     struct sp_thread *thread;
-    void *owner; /* the host's object, for sp_span_release */
+    void *owner;      /* the host's object, for sp_span_release */
     const void *home; /* the host's: what suspends the span when it is suspended */
     union {
         struct {
@@ -40,9 +40,10 @@ struct sp_span {
         };
         struct sp_parent as_parent;
     };
-    struct sp_parent before; /* the context's current span before this one was entered */
+    struct sp_parent
+        before; /* the context's current span before this one was entered */
     union {
-        uint64_t idle_since; /* wall time, while open or suspended */
+        uint64_t idle_since;     /* wall time, while open or suspended */
         const void *thrown_into; /* the host's, while entered and `thrown_through` */
     };
     sp_key key;
@@ -52,10 +53,11 @@ struct sp_span {
     bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
     bool totalled; /* opened, or was suspended while there was a feed: it is in the list
                       of opened spans, and has a feed_total */
-    bool suspended; /* is in a group of suspended spans; an opened one is open as well */
-    bool keeps_context;  /* while suspended: is current in its context all the same */
-    bool thrown_through; /* the host's, see suspension.c; false when it is entered */
-    uint32_t heap_owner;         /* its record in heap_span.h, or 0 */
+    bool
+        suspended; /* is in a group of suspended spans; an opened one is open as well */
+    bool keeps_context;   /* while suspended: is current in its context all the same */
+    bool thrown_through;  /* the host's, see suspension.c; false when it is entered */
+    uint32_t heap_owner;  /* its record in heap_span.h, or 0 */
     uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
     struct sp_feed_total *feed_total;          /* of a totalled span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
@@ -76,9 +78,9 @@ static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
  * exit that another thread asked for), on the running thread. May be NULL. */
 extern void (*sp_span_release)(struct sp_span *span);
 
-/* Create and enter a span below the context's current one (context.h), or below `parent`
- * (which may run on another thread or have ended; of another session it counts as
- * none). */
+/* Create and enter a span below the context's current one (context.h), or below
+ * `parent` (which may run on another thread or have ended; of another session it counts
+ * as none). */
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key);
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
                          const struct sp_span *parent);

@@ -162,8 +162,8 @@ static void put_all_back(struct sp_thread *thread, struct sp_span *bottom,
         put_back(thread, s, outer, wall);
         outer = s->cell;
     }
-    sp_thread_charge_to(thread, sp_span_is_sampled_out(top) ? NULL
-                                                            : top->cell->account);
+    sp_thread_charge_to(thread,
+                        sp_span_is_sampled_out(top) ? NULL : top->cell->account);
     if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
 }
@@ -180,7 +180,8 @@ void sp_span_resume(struct sp_thread *thread, struct sp_span *top) {
     }
 }
 
-/* --- spans that are not resumed ------------------------------------------------------ */
+/* --- spans that are not resumed ------------------------------------------------------
+ */
 
 void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span) {
     sp_suspended_remove(span->kept_under, span);
@@ -209,7 +210,8 @@ static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top)
     }
 }
 
-/* --- readers -------------------------------------------------------------------------- */
+/* --- readers
+ * -------------------------------------------------------------------------- */
 
 struct visitor {
     uint32_t generation;

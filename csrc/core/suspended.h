@@ -8,8 +8,8 @@
 
 #include "span.h"
 
-/* Keep the group whose innermost span is given under the key. Returns the group that was
- * there, which is no longer; or NULL. False in *kept out of memory. */
+/* Keep the group whose innermost span is given under the key. Returns the group that
+ * was there, which is no longer; or NULL. False in *kept out of memory. */
 struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept);
 
 /* The innermost span of the key's group, which is kept no longer; or NULL. With

@@ -27,8 +27,7 @@ bool callsite_watch(PyObject *references, PyCodeObject *code) {
         bound = PyTuple_Pack(2, references, address);
         if (bound != NULL) callback = PyCFunction_New(&code_died_method, bound);
         if (callback != NULL) reference = PyWeakref_NewRef((PyObject *)code, callback);
-        if (reference != NULL &&
-            PyDict_SetItem(references, address, reference) == 0)
+        if (reference != NULL && PyDict_SetItem(references, address, reference) == 0)
             known = 1;
     }
     Py_XDECREF(address);

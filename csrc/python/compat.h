@@ -134,8 +134,7 @@ static inline PyObject *compat_take_exception(void) {
 #endif
 }
 
-static inline struct _PyInterpreterFrame *
-compat_frame_of(const PyThreadState *state) {
+static inline struct _PyInterpreterFrame *compat_frame_of(const PyThreadState *state) {
 #if PY_VERSION_HEX >= 0x030d0000
     return state->current_frame;
 #else
@@ -174,8 +173,7 @@ static inline PyCodeObject *compat_frame_code(struct _PyInterpreterFrame *frame)
 }
 
 /* Borrowed; of a frame that runs Python code. */
-static inline PyObject *
-compat_frame_globals(const struct _PyInterpreterFrame *frame) {
+static inline PyObject *compat_frame_globals(const struct _PyInterpreterFrame *frame) {
     return frame->f_globals;
 }
 
@@ -198,10 +196,11 @@ static inline bool compat_is_context_node(PyObject *object) {
            strcmp(name, "hamt_collision_node") == 0;
 }
 
-/* Whether no other context has them, and they are those of our last compat_context_mark.
- * The mark is the collector's note that an object was finalized, which means nothing for
- * one that has no finalizer; it begins unset with each new mapping, so it cannot be
- * mistaken for that of one that was at the same address before. */
+/* Whether no other context has them, and they are those of our last
+ * compat_context_mark. The mark is the collector's note that an object was finalized,
+ * which means nothing for one that has no finalizer; it begins unset with each new
+ * mapping, so it cannot be mistaken for that of one that was at the same address
+ * before. */
 static inline bool compat_context_is_marked(PyObject *context) {
     PyObject *vars = compat_context_vars(context);
     return vars != NULL && Py_REFCNT(vars) == 1 && _PyGC_FINALIZED(vars);
@@ -222,8 +221,8 @@ static inline void compat_context_mark(PyObject *context) {
 #endif
 #endif
 
-/* Whether an integer is one that was just made, by PyObject_Malloc and for us alone. Small
- * ones are everybody's; from 3.14 on the others come from a free list. */
+/* Whether an integer is one that was just made, by PyObject_Malloc and for us alone.
+ * Small ones are everybody's; from 3.14 on the others come from a free list. */
 static inline bool compat_is_fresh_int(PyObject *number) {
     return PY_VERSION_HEX < 0x030e0000 && Py_REFCNT(number) == 1;
 }
@@ -233,7 +232,7 @@ static inline bool compat_is_fresh_int(PyObject *number) {
 #if PY_VERSION_HEX >= 0x030d0000
 #define SPANPROF_OFFSET_SIZE sizeof(PyLongObject)
 #elif PY_VERSION_HEX >= 0x030c0000
-#define SPANPROF_OFFSET_SIZE                                                           \
+#define SPANPROF_OFFSET_SIZE \
     (offsetof(PyLongObject, long_value.ob_digit) + sizeof(digit))
 #endif
 
@@ -264,8 +263,7 @@ static inline PyCodeObject *compat_caller(int *offset) {
 /* An address inside the code object of that frame, which is the current one, that no
  * other instruction shares; NULL without a Python frame. Valid while the code object
  * lives. */
-static inline const void *
-compat_place_in(const struct _PyInterpreterFrame *frame) {
+static inline const void *compat_place_in(const struct _PyInterpreterFrame *frame) {
 #if SPANPROF_READS_INSTRUCTIONS
     if (frame == NULL) return NULL;
 #if PY_VERSION_HEX >= 0x030d0000

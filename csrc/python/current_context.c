@@ -37,8 +37,8 @@ static bool is_running(const void *home) {
     return frame != NULL;
 }
 
-/* Spans of coroutines that wait are on the thread's stack here, and are nobody's parent:
- * what is below them is, or nothing. */
+/* Spans of coroutines that wait are on the thread's stack here, and are nobody's
+ * parent: what is below them is, or nothing. */
 static struct sp_parent innermost_running(const struct sp_thread *thread) {
     const struct sp_span *span = thread->top;
     while (span != NULL && span->home != NULL && !is_running(span->home))
@@ -61,7 +61,8 @@ static struct sp_parent beginning(const struct sp_thread *thread,
 #endif
 }
 
-/* --- where it is in the variables -------------------------------------------------- */
+/* --- where it is in the variables --------------------------------------------------
+ */
 
 struct search {
     PyObject *wanted;
@@ -102,8 +103,8 @@ static ContextObject *put_new(ModuleState *state, const struct sp_parent *curren
 }
 
 #if SPANPROF_CONTEXT_CACHE > 0
-/* Where marked variables are, what they hold. Whoever marks some writes their place here,
- * so that an entry with the right address is right, whatever was there before. */
+/* Where marked variables are, what they hold. Whoever marks some writes their place
+ * here, so that an entry with the right address is right, whatever was there before. */
 static struct context_cached *cached(ModuleState *state, const PyObject *vars) {
     return &state->contexts[((uintptr_t)vars >> 4 ^ (uintptr_t)vars >> 14) %
                             SPANPROF_CONTEXT_CACHE];
@@ -193,7 +194,8 @@ void current_context_find(ModuleState *state, struct sp_thread *thread,
     find_slowly(state, thread, tstate);
 }
 
-/* --- for the core ------------------------------------------------------------------ */
+/* --- for the core ------------------------------------------------------------------
+ */
 
 static const char STATE_KEY[] = "spanprof._core";
 

@@ -2,8 +2,8 @@
  *
  * A context variable holds an object with the core's context in it. A copy of the
  * contextvars context shares that object, which must then never change any more: it
- * says where the copy was made. So before a span is entered or left it is looked whether
- * the object is shared, and if it is, the context gets another one. Contexts
+ * says where the copy was made. So before a span is entered or left it is looked
+ * whether the object is shared, and if it is, the context gets another one. Contexts
  * that nobody copies, plain synchronous code above all, are written once.
  * docs/internals/contexts.md has the whole argument. */
 #ifndef SPANPROF_PYTHON_CURRENT_CONTEXT_H
@@ -23,9 +23,9 @@ typedef struct ContextObject {
     bool is_deeper; /* there are more, so nobody can say */
 } ContextObject;
 
-/* Whether no variables but the context's, which are marked, hold the object: the way from
- * there to it is nobody else's. `references` are the caller's own. (Setting a variable
- * makes new nodes on the way to that one, and shares all others.) */
+/* Whether no variables but the context's, which are marked, hold the object: the way
+ * from there to it is nobody else's. `references` are the caller's own. (Setting a
+ * variable makes new nodes on the way to that one, and shares all others.) */
 static inline bool current_context_is_alone(const ContextObject *self,
                                             PyObject *context, Py_ssize_t references) {
     return compat_context_is_marked(context) &&
@@ -44,12 +44,12 @@ void current_context_find(ModuleState *state, struct sp_thread *thread,
 static inline bool current_context_is_known(const struct sp_thread *thread,
                                             const PyThreadState *tstate) {
     PyObject *context = tstate->context;
-    return SP_LIKELY(context != NULL && context == thread->host.context &&
-                     tstate->context_ver == thread->host.version &&
-                     current_context_is_alone(
-                         (const ContextObject *)((const char *)thread->context -
-                                                 offsetof(ContextObject, core)),
-                         context, 0));
+    return SP_LIKELY(
+        context != NULL && context == thread->host.context &&
+        tstate->context_ver == thread->host.version &&
+        current_context_is_alone((const ContextObject *)((const char *)thread->context -
+                                                         offsetof(ContextObject, core)),
+                                 context, 0));
 }
 
 /* To be called before spans are begun, entered, exited, suspended or resumed. */

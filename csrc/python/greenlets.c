@@ -42,7 +42,8 @@ static void switched(ModuleState *state, PyObject *origin, PyObject *target) {
     suspension_resume(state, target);
 }
 
-/* --- the tracer ---------------------------------------------------------------------- */
+/* --- the tracer ----------------------------------------------------------------------
+ */
 
 /* Borrowed: the tracer before ours, None without one; NULL if ours is not installed. */
 static PyObject *previous_tracer(void) {
@@ -50,7 +51,8 @@ static PyObject *previous_tracer(void) {
     return dict != NULL ? PyDict_GetItemString(dict, TRACER_KEY) : NULL;
 }
 
-static PyObject *call(PyObject *greenlet_module, const char *function, PyObject *argument) {
+static PyObject *call(PyObject *greenlet_module, const char *function,
+                      PyObject *argument) {
     PyObject *callable = PyObject_GetAttrString(greenlet_module, function);
     PyObject *result = NULL;
     if (callable != NULL)
@@ -114,7 +116,8 @@ static void install(ModuleState *state, struct sp_thread *thread) {
     if (previous == NULL) return;
     PyDict_SetItemString(dict, TRACER_KEY, previous);
     Py_DECREF(previous);
-    /* What runs was entered before greenlet was imported, so before the first switch. */
+    /* What runs was entered before greenlet was imported, so before the first switch.
+     */
     PyObject *outermost = thread->top != NULL ? main_if_not_current(state) : NULL;
     if (outermost != NULL) suspension_suspend_all(thread, outermost, false);
     Py_XDECREF(outermost);

@@ -1,6 +1,6 @@
 /* Greenlets: each has a stack of spans of its own, which is suspended while another one
- * runs on the thread. greenlet tells of switches (greenlet.settrace); a program that has
- * not imported it pays nothing. docs/internals/suspension.md */
+ * runs on the thread. greenlet tells of switches (greenlet.settrace); a program that
+ * has not imported it pays nothing. docs/internals/suspension.md */
 #ifndef SPANPROF_PYTHON_GREENLETS_H
 #define SPANPROF_PYTHON_GREENLETS_H
 

@@ -308,7 +308,8 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
         failed = plan_of(self, &plan);
     else
         failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
-    if (!failed && plan.thread != NULL) plan.home = suspension_home_of_caller(STATE_OF(self));
+    if (!failed && plan.thread != NULL)
+        plan.home = suspension_home_of_caller(STATE_OF(self));
     if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);

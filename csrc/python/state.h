@@ -38,7 +38,7 @@ typedef struct {
     PyTypeObject *inherited_type;
     PyObject *inherited_var; /* see inherited.h */
     PyTypeObject *context_type;
-    PyObject *context_var;  /* see current_context.h */
+    PyObject *context_var; /* see current_context.h */
     struct context_cached contexts[SPANPROF_CONTEXT_CACHE + 1];
     PyObject *module;       /* borrowed: whose state this is */
     PyObject *monitoring;   /* sys.monitoring, while we have a tool there; or NULL */
@@ -47,7 +47,7 @@ typedef struct {
     PyObject *contextlib;   /* its globals, once they were needed; or NULL */
     PyObject *names[5];     /* of functions of contextlib's; of greenlet */
     PyObject *greenlet, *greenlet_tracer; /* see greenlets.c */
-    PyObject *code_refs;     /* dict: address of a code object -> weak reference */
+    PyObject *code_refs; /* dict: address of a code object -> weak reference */
     struct SpanObject *free_spans[SPANPROF_FREE_LIST + 1];
     int free_span_count, free_span_limit;
 } ModuleState;

@@ -8,7 +8,8 @@
 #include "../core/suspend.h"
 #include "../core/suspended.h"
 
-/* --- what is contextlib's ------------------------------------------------------------ */
+/* --- what is contextlib's ------------------------------------------------------------
+ */
 
 /* Borrowed; NULL while nobody has imported it. */
 static PyObject *contextlib_globals(ModuleState *state) {
@@ -28,21 +29,23 @@ static bool is_contextlibs(ModuleState *state, struct _PyInterpreterFrame *frame
            compat_frame_globals(frame) == globals;
 }
 
-/* The frame, or the nearest one that called it, of Python code that is not contextlib's;
- * or NULL. */
-static struct _PyInterpreterFrame *beyond_contextlib(ModuleState *state,
-                                                     struct _PyInterpreterFrame *frame) {
-    while (frame != NULL && (compat_frame_code(frame) == NULL ||
-                             is_contextlibs(state, frame)))
+/* The frame, or the nearest one that called it, of Python code that is not
+ * contextlib's; or NULL. */
+static struct _PyInterpreterFrame *
+beyond_contextlib(ModuleState *state, struct _PyInterpreterFrame *frame) {
+    while (frame != NULL &&
+           (compat_frame_code(frame) == NULL || is_contextlibs(state, frame)))
         frame = compat_frame_caller(frame);
     return frame;
 }
 
-/* --- spans and their objects -------------------------------------------------------------
+/* --- spans and their objects
+ * -------------------------------------------------------------
  */
 
-/* The stack holds a reference to each span's object, a group that is kept does not: what
- * would exit the span holds one itself, and when that dies unresumed the span dies. */
+/* The stack holds a reference to each span's object, a group that is kept does not:
+ * what would exit the span holds one itself, and when that dies unresumed the span
+ * dies. */
 static void release_objects(struct sp_span *top) {
     for (struct sp_span *s = top, *below; s != NULL; s = below) {
         below = s->below;
@@ -75,10 +78,10 @@ static void retain_objects(struct sp_span *top) {
 /* The thread, if its stack is of the running session; with its context. */
 static inline struct sp_thread *thread_at(ModuleState *state) {
     struct sp_thread *thread = sp_thread_self;
-    if (SP_UNLIKELY(thread == NULL ||
-                    atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
-                        atomic_load_explicit(&sp_session_generation,
-                                             memory_order_relaxed)))
+    if (SP_UNLIKELY(
+            thread == NULL ||
+            atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
+                atomic_load_explicit(&sp_session_generation, memory_order_relaxed)))
         thread = sp_thread_current();
     if (SP_LIKELY(thread != NULL)) current_context_sync(state, thread);
     return thread;
@@ -101,7 +104,8 @@ void suspension_resume(ModuleState *state, const void *key) {
 
 #if SPANPROF_MONITORING
 
-/* --- our tool -------------------------------------------------------------------------
+/* --- our tool
+ * -------------------------------------------------------------------------
  */
 
 static int event_of(PyObject *monitoring, const char *name) {
@@ -133,11 +137,11 @@ static bool call(PyObject *monitoring, const char *function, const char *format,
 static bool register_callbacks(PyObject *module, PyObject *monitoring, int tool,
                                bool none) {
     for (int i = 0; i < 3; i++) {
-        PyObject *callback = none ? Py_NewRef(Py_None)
-                                  : PyObject_GetAttrString(module, CALLBACKS[i]);
-        bool done = callback != NULL &&
-                    call(monitoring, "register_callback", "(iiN)", tool,
-                         event_of(monitoring, EVENTS[i]), callback);
+        PyObject *callback =
+            none ? Py_NewRef(Py_None) : PyObject_GetAttrString(module, CALLBACKS[i]);
+        bool done =
+            callback != NULL && call(monitoring, "register_callback", "(iiN)", tool,
+                                     event_of(monitoring, EVENTS[i]), callback);
         if (!done) return false;
     }
     return call(monitoring, "set_events", "(ii)", tool,
@@ -240,7 +244,8 @@ void suspension_release(ModuleState *state) {
     PyErr_Restore(type, value, traceback);
 }
 
-/* --- suspending --------------------------------------------------------------------------
+/* --- suspending
+ * --------------------------------------------------------------------------
  */
 
 /* Suspend the spans at the top that are at home in that frame, if there are any. */
@@ -253,7 +258,8 @@ static void suspend(struct sp_thread *thread, const void *home) {
     if (sp_span_suspend(thread, bottom, home)) release_objects(top);
 }
 
-/* --- generators that are context managers ------------------------------------------------
+/* --- generators that are context managers
+ * ------------------------------------------------
  */
 
 static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *frame) {
@@ -264,12 +270,12 @@ static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *
 
 static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
-    return code != NULL && (code->co_name == state->names[0] ||
-                            code->co_name == state->names[1]);
+    return code != NULL &&
+           (code->co_name == state->names[0] || code->co_name == state->names[1]);
 }
 
-/* A generator of contextlib's that yields in __enter__ hands over to the block: its spans
- * are the block's for as long as it lasts. (An async one may also have to wait in
+/* A generator of contextlib's that yields in __enter__ hands over to the block: its
+ * spans are the block's for as long as it lasts. (An async one may also have to wait in
  * __aenter__; what it hands over is wrapped.) */
 static bool lends(ModuleState *state, struct sp_thread *thread,
                   struct _PyInterpreterFrame *frame, PyObject *yielded) {
@@ -288,11 +294,12 @@ static bool lends(ModuleState *state, struct sp_thread *thread,
     return true;
 }
 
-/* --- exceptions that are thrown in --------------------------------------------------------
+/* --- exceptions that are thrown in
+ * --------------------------------------------------------
  *
  * throw() goes to the innermost generator of a chain that waits for each other; the
- * others are told nothing, while it handles the exception and perhaps yields again. Their
- * spans are resumed and suspended with its. */
+ * others are told nothing, while it handles the exception and perhaps yields again.
+ * Their spans are resumed and suspended with its. */
 
 static struct _PyInterpreterFrame *outermost_kept(struct _PyInterpreterFrame *frame) {
     struct _PyInterpreterFrame *found = NULL;
@@ -301,7 +308,8 @@ static struct _PyInterpreterFrame *outermost_kept(struct _PyInterpreterFrame *fr
     return found;
 }
 
-static void resume(struct sp_thread *thread, const void *home, const void *thrown_into) {
+static void resume(struct sp_thread *thread, const void *home,
+                   const void *thrown_into) {
     struct sp_span *top = sp_suspended_take(home, sp_span_retain);
     if (SP_LIKELY(top == NULL)) return;
     retain_objects(top);
@@ -360,7 +368,8 @@ static SP_COLD void suspend_chain(struct sp_thread *thread, const void *frame) {
     }
 }
 
-/* --- what the interpreter tells -------------------------------------------------------------
+/* --- what the interpreter tells
+ * -------------------------------------------------------------
  *
  * Called with (code, offset, ...) on the thread, the frame that it is about being the
  * current one; they must leave alone whatever is none of ours, and never fail. */
@@ -435,7 +444,8 @@ static PyMethodDef suspension_functions[] = {{NULL, NULL, 0, NULL}};
 
 #endif
 
-/* --- homes ------------------------------------------------------------------------------------
+/* --- homes
+ * ------------------------------------------------------------------------------------
  */
 
 void suspension_watch_caller(ModuleState *state) {

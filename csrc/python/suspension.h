@@ -19,8 +19,7 @@ void suspension_watch_caller(ModuleState *state);
 
 /* The home of a span that is entered by that frame: the frame, or NULL if it cannot be
  * suspended. */
-static inline const void *
-suspension_home(const struct _PyInterpreterFrame *frame) {
+static inline const void *suspension_home(const struct _PyInterpreterFrame *frame) {
     return frame != NULL && compat_frame_may_suspend(frame) ? frame : NULL;
 }
 
@@ -29,8 +28,8 @@ suspension_home(const struct _PyInterpreterFrame *frame) {
 const void *suspension_home_of_caller(ModuleState *state);
 
 /* For greenlets.c: the thread's spans, if there are any, are suspended under that key
- * (see sp_span_suspend_all); those that are kept under a key are resumed, on the calling
- * thread. */
+ * (see sp_span_suspend_all); those that are kept under a key are resumed, on the
+ * calling thread. */
 void suspension_suspend_all(struct sp_thread *thread, const void *key,
                             bool same_context);
 void suspension_resume(ModuleState *state, const void *key);
