@@ -437,6 +437,10 @@ static struct sp_span *some_held_run(SpanObject *self) {
 }
 
 static SP_COLD void leave_slow(SpanObject *self) {
+    /* A signal's exception may come out of the very instruction that resumes a
+     * generator, before that is told. */
+    if (self->span.suspended && self->span.kept_under == compat_frame())
+        suspension_resume(STATE_OF(self), self->span.kept_under);
     /* Sees to what other threads asked for, and drops the stack of a session that is
      * over: what is on it may have been exited elsewhere since, and be gone. */
     struct sp_thread *thread = sampling_thread(STATE_OF(self));
