@@ -151,6 +151,23 @@ static inline bool compat_frame_may_suspend(const struct _PyInterpreterFrame *fr
     return frame->owner == FRAME_OWNED_BY_GENERATOR;
 }
 
+/* That of a coroutine, generator or async generator that has not begun; NULL of anything
+ * else. */
+static inline struct _PyInterpreterFrame *
+compat_frame_of_new_generator(PyObject *object) {
+    if (!PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
+        !PyAsyncGen_CheckExact(object))
+        return NULL;
+    PyGenObject *generator = (PyGenObject *)object; /* they begin alike */
+    if (generator->gi_frame_state != FRAME_CREATED) return NULL;
+    return (struct _PyInterpreterFrame *)&generator->gi_iframe;
+}
+
+/* Its first step will not tell the hooks of sys.set_asyncgen_hooks(). */
+static inline void compat_hide_from_loop(PyObject *async_generator) {
+    ((PyAsyncGenObject *)async_generator)->ag_hooks_inited = 1;
+}
+
 /* The frame that called this one, or NULL. */
 static inline struct _PyInterpreterFrame *
 compat_frame_caller(const struct _PyInterpreterFrame *frame) {

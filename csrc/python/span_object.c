@@ -240,8 +240,9 @@ static PyObject *span_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 /* --- entering ----------------------------------------------------------------- */
 
 static inline int plan_of(SpanObject *self, struct sampling_plan *plan) {
+    uint32_t callsite = sp_key_callsite(self->span.key);
     return sampling_plan(plan, STATE_OF(self), self->name, self->labels, self->parent,
-                         NULL);
+                         self->life == LIFE_CALL ? &callsite : NULL);
 }
 
 static int entered_again(SpanObject *self, const struct sampling_plan *plan) {
@@ -297,6 +298,15 @@ static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
     return 0;
 }
 
+/* That of a call was set when it was made. */
+static inline const void *home_of(SpanObject *self) {
+    if (self->life == LIFE_CALL) {
+        if (!self->used && self->span.home != NULL) return self->span.home;
+        suspension_watch_caller(STATE_OF(self));
+    }
+    return suspension_home_of_caller(STATE_OF(self));
+}
+
 static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     int failed;
@@ -308,8 +318,7 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
         failed = plan_of(self, &plan);
     else
         failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
-    if (!failed && plan.thread != NULL)
-        plan.home = suspension_home_of_caller(STATE_OF(self));
+    if (!failed && plan.thread != NULL) plan.home = home_of(self);
     if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
@@ -695,7 +704,8 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
             span_leave((SpanObject *)callable);
             Py_RETURN_NONE;
         }
-        if (nargs == 1 && PyCallable_Check(args[0]))
+        if (nargs == 1 &&
+            (PyCallable_Check(args[0]) || span_function_is_method(args[0])))
             return span_function_new(STATE_OF(callable), (SpanObject *)callable,
                                      args[0]);
     }

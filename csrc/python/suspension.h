@@ -17,6 +17,9 @@
  * a pending exception. Slow: once for each place in the code. */
 void suspension_watch_caller(ModuleState *state);
 
+/* Have that frame's suspensions told, with the same promises. */
+void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame);
+
 /* The home of a span that is entered by that frame: the frame, or NULL if it cannot be
  * suspended. */
 static inline const void *suspension_home(const struct _PyInterpreterFrame *frame) {
