@@ -760,18 +760,6 @@ def test_rule_3_8_plain_errors(number: int, with_session: bool) -> None:
     spanprof.stop()
 
 
-@pytest.mark.parametrize("function", [coroutine, generator, async_generator])
-def test_rule_3_8_no_decorating_of_coroutines_and_generators_yet(
-    function: Callable[..., object],
-) -> None:
-    with pytest.raises(TypeError) as info:
-        span("a")(function)
-    assert str(info.value) == (
-        f"a span cannot decorate a coroutine or generator function yet ({function!r}); "
-        "use `with spanprof.span(...)` inside it"
-    )
-
-
 def test_rule_3_8_bad_construction() -> None:
     with pytest.raises(TypeError):
         Span.__new__(Span)
