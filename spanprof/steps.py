@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     Function = Callable[..., Any]
 
 
-# A local of a frame that is in an exception's traceback must not refer to the exception:
-# that would be a cycle. Hence what is thrown waits in a list, and is taken out of it.
+# What is yielded and what is thrown wait in lists, and are taken out of them: a local
+# would keep what is yielded while the consumer works, and make a cycle of an exception,
+# its traceback and the frame.
 
 
 def _hold(thrown: list[BaseException], error: BaseException) -> None:
@@ -66,18 +67,18 @@ def _of_generator(
                 _hold(thrown, error)
             # It may yield once more nevertheless, or return.
             sent = None
+            yielded: list[Any] = []
             while True:
                 try:
-                    sent = yield (
+                    yielded.append(
                         steps.throw(thrown.pop()) if thrown else steps.send(sent)
                     )
+                except StopIteration as end:
+                    return end.value
+                try:
+                    sent = yield yielded.pop()
                 except BaseException as error:
-                    if steps.gi_frame is not None:
-                        _hold(thrown, error)
-                    elif isinstance(error, StopIteration):
-                        return error.value
-                    else:
-                        raise
+                    _hold(thrown, error)
 
     return generator
 
@@ -110,21 +111,23 @@ def _of_async_generator(
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         steps = function(*args, **kwargs)
-        thrown: list[BaseException] = []
         sent = None
+        yielded: list[Any] = []
+        thrown: list[BaseException] = []
         with spans(steps):
             while True:
                 try:
-                    sent = yield await (
-                        steps.athrow(thrown.pop()) if thrown else steps.asend(sent)
+                    yielded.append(
+                        await (
+                            steps.athrow(thrown.pop()) if thrown else steps.asend(sent)
+                        )
                     )
+                except StopAsyncIteration:
+                    return
+                try:
+                    sent = yield yielded.pop()
                 except BaseException as error:
-                    if steps.ag_frame is not None:  # thrown in from outside
-                        _hold(thrown, error)
-                    elif isinstance(error, StopAsyncIteration):
-                        return
-                    else:
-                        raise
+                    _hold(thrown, error)
 
     return async_generator
 
