@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     Function = Callable[..., Any]
 
 
-# What is yielded and what is thrown wait in lists, and are taken out of them: a local
-# would keep what is yielded while the consumer works, and make a cycle of an exception,
-# its traceback and the frame.
+# What is yielded or thrown must not stay in a local: that would keep the one while the
+# consumer works, and make a cycle of the other, its traceback and the frame. So they wait
+# in lists, and are taken out of them.
 
 
-def _hold(thrown: list[BaseException], error: BaseException) -> None:
-    """Keep what was thrown in, as it was before it came by here."""
+def _held(error: BaseException) -> list[BaseException]:
+    """What was thrown in, as it was before it came by here."""
     traceback = error.__traceback__
     error.__traceback__ = traceback.tb_next if traceback is not None else None
-    thrown.append(error)
+    return [error]
 
 
 def _of_generator(
@@ -57,28 +57,27 @@ def _of_generator(
 ) -> Callable[..., Generator[Any, Any, Any]]:
     def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = function(*args, **kwargs)
-        thrown: list[BaseException] = []
         with spans(steps):
             try:
                 return (yield from steps_of(steps))
             except GeneratorExit as error:
                 if steps.gi_frame is None:  # it has ended, with this
                     raise
-                _hold(thrown, error)
+                thrown = _held(error)
             # It may yield once more nevertheless, or return.
             sent = None
-            yielded: list[Any] = []
             while True:
                 try:
-                    yielded.append(
-                        steps.throw(thrown.pop()) if thrown else steps.send(sent)
-                    )
+                    if thrown:
+                        yielded = [steps.throw(thrown.pop())]
+                    else:
+                        yielded = [steps.send(sent)]
                 except StopIteration as end:
                     return end.value
                 try:
                     sent = yield yielded.pop()
                 except BaseException as error:
-                    _hold(thrown, error)
+                    thrown = _held(error)
 
     return generator
 
@@ -111,23 +110,23 @@ def _of_async_generator(
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         steps = function(*args, **kwargs)
+        send = steps.asend
         sent = None
-        yielded: list[Any] = []
-        thrown: list[BaseException] = []
+        thrown: list[BaseException] | None = None
         with spans(steps):
             while True:
                 try:
-                    yielded.append(
-                        await (
-                            steps.athrow(thrown.pop()) if thrown else steps.asend(sent)
-                        )
-                    )
-                except StopAsyncIteration:
-                    return
-                try:
-                    sent = yield yielded.pop()
+                    if thrown:
+                        sent = yield await steps.athrow(thrown.pop())
+                    else:
+                        sent = yield await send(sent)
                 except BaseException as error:
-                    _hold(thrown, error)
+                    if steps.ag_frame is not None and not steps.ag_running:
+                        thrown = _held(error)  # it has yielded: this is from outside
+                    elif isinstance(error, StopAsyncIteration):
+                        return
+                    else:
+                        raise
 
     return async_generator
 

@@ -298,12 +298,12 @@ static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
     return 0;
 }
 
-/* That of a call was set when it was made. */
+/* That of a call was set when it was made. Where a span's callsite is not the caller's
+ * instruction, the caller is not watched yet. */
 static inline const void *home_of(SpanObject *self) {
-    if (self->life == LIFE_CALL) {
-        if (!self->used && self->span.home != NULL) return self->span.home;
-        suspension_watch_caller(STATE_OF(self));
-    }
+    if (self->life == LIFE_CALL && !self->used && self->span.home != NULL)
+        return self->span.home;
+    if (self->life != LIFE_NEW) suspension_watch_caller(STATE_OF(self));
     return suspension_home_of_caller(STATE_OF(self));
 }
 

@@ -597,6 +597,30 @@ def test_rule_3_7_calls_are_sampled() -> None:
     assert calls(session.result) == {("g",): 2, ("g", "inside"): 2}
 
 
+@needs_suspension
+def test_rule_4_2_an_opened_span_that_only_a_coroutine_enters(
+    clock: ManualClock,
+) -> None:
+    async def enters(opened: spanprof.Span) -> None:
+        with opened:
+            clock(1)
+            await asyncio.sleep(0)
+            clock(2)
+
+    async def main() -> None:
+        opened = span("opened").open()
+        task = asyncio.create_task(enters(opened))
+        await asyncio.sleep(0)
+        clock(1000)
+        await task
+        opened.close()
+
+    with spanprof.start(track_wall=True) as session:
+        asyncio.run(main())
+    assert series(session.result, "busy") == {("opened",): 3}
+    assert series(session.result, "idle") == {("opened",): 1000}
+
+
 # --- without a session, and with one that comes or goes ---------------------------------
 
 

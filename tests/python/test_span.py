@@ -685,17 +685,6 @@ def entered(name: str) -> Span:
     return span(name).__enter__()
 
 
-async def coroutine() -> None: ...
-
-
-def generator() -> Iterator[int]:
-    yield 1
-
-
-async def async_generator() -> Any:
-    yield 1
-
-
 BAD_USE: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: span(5), TypeError, "span name must be str, not int"),  # type: ignore
     (lambda: span(b"x"), TypeError, "span name must be str, not bytes"),  # type: ignore
@@ -992,14 +981,6 @@ def test_rule_3_1_repr_tells_the_state() -> None:
     s.close()
     assert repr(s) == "<spanprof.Span 'n' closed>"
 
-
-def test_rule_3_8_coroutine_functions_behind_something_are_refused() -> None:
-    class Service:
-        async def work(self) -> None: ...
-
-    for function in (functools.partial(Service.work, None), Service().work):
-        with pytest.raises(TypeError, match="cannot decorate a coroutine"):
-            spanprof.span("work")(function)
 
 
 def open_and_go_on(label: object) -> None:
