@@ -15,8 +15,8 @@ import spanprof
 SLICE = 20_000
 ROUNDS = 25
 
-# Nanoseconds more than beside it. An asynchronous generator's step is dear by itself, and
-# a decorated one makes two.
+# Nanoseconds more than beside it. An asynchronous generator's step is dear by itself,
+# and a decorated one makes two.
 CALL_LIMITS = {"coroutine": 500, "generator": 500, "async generator": 1000}
 STEP_LIMITS = {"coroutine": 50, "generator": 50, "async generator": 250}
 
@@ -80,7 +80,9 @@ def exhaust_async(steps: AsyncIterator[int]) -> None:
     drive(run())
 
 
-def calls_of(function: Callable[[int], Any], use: Callable[[Any], None]) -> harness.Case:
+def calls_of(
+    function: Callable[[int], Any], use: Callable[[Any], None]
+) -> harness.Case:
     def case(n: int) -> None:
         for _ in range(n):
             use(function(0))
@@ -88,7 +90,9 @@ def calls_of(function: Callable[[int], Any], use: Callable[[Any], None]) -> harn
     return case
 
 
-def steps_of(function: Callable[[int], Any], use: Callable[[Any], None]) -> harness.Case:
+def steps_of(
+    function: Callable[[int], Any], use: Callable[[Any], None]
+) -> harness.Case:
     return lambda n: use(function(n))
 
 

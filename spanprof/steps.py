@@ -1,5 +1,5 @@
-"""Spans around the steps of coroutines and generators: what ``@spanprof.span("x")`` makes
-of a function whose call runs nothing of its body yet.
+"""Spans around the steps of coroutines and generators: what ``@spanprof.span("x")``
+makes of a function whose call runs nothing of its body yet.
 
 The result is a real function of the same kind, so that its results are real coroutines
 and generators: asyncio, trio, ``inspect`` and all who look find what they would without
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Coroutine,
         Generator,
     )
+    from types import AsyncGeneratorType, GeneratorType
     from typing import Any
 
     from ._core import CallSpans
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 
 # What is yielded or thrown must not stay in a local: that would keep the one while the
-# consumer works, and make a cycle of the other, its traceback and the frame. So they wait
-# in lists, and are taken out of them.
+# consumer works, and make a cycle of the other, its traceback and the frame. So they
+# wait in lists, and are taken out of them.
 
 
 def _held(error: BaseException) -> list[BaseException]:
@@ -53,7 +54,7 @@ def _held(error: BaseException) -> list[BaseException]:
 
 
 def _of_generator(
-    function: Callable[..., Generator[Any, Any, Any]], spans: CallSpans
+    function: Callable[..., GeneratorType[Any, Any, Any]], spans: CallSpans
 ) -> Callable[..., Generator[Any, Any, Any]]:
     def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = function(*args, **kwargs)
@@ -106,7 +107,7 @@ def _of_awaitable(
 
 
 def _of_async_generator(
-    function: Callable[..., AsyncGenerator[Any, Any]], spans: CallSpans
+    function: Callable[..., AsyncGeneratorType[Any, Any]], spans: CallSpans
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         steps = function(*args, **kwargs)
@@ -139,7 +140,7 @@ def _innermost(function: Function) -> Function:
         elif isinstance(function, functools.partial):
             function = function.func
         elif not isinstance(function, types.FunctionType):
-            call = getattr(type(function), "__call__", None)
+            call = getattr(type(function), "__call__", None)  # noqa: B004
             if not isinstance(call, types.FunctionType):
                 return function
             function = call

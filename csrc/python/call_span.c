@@ -5,13 +5,14 @@
 
 #include <stddef.h>
 
-/* --- the spans of a function's calls ------------------------------------------------ */
+/* --- the spans of a function's calls ------------------------------------------------
+ */
 
 /* Called with a coroutine, generator or async generator that has not begun: a span that
- * is to be entered by the next thing that runs. It is at home in that generator's frame,
- * as if the function had entered it itself: what the function does when it is closed
- * counts, and contextlib's functions know whom they run. With anything else it is at
- * home where it is entered. */
+ * is to be entered by the next thing that runs. It is at home in that generator's
+ * frame, as if the function had entered it itself: what the function does when it is
+ * closed counts, and contextlib's functions know whom they run. With anything else it
+ * is at home where it is entered. */
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
@@ -19,7 +20,8 @@ typedef struct {
     PyObject *labels;   /* dict or NULL */
     SpanObject *parent; /* or NULL */
     uint32_t callsite;
-    /* The session in which `code` is watched. Any thread; at worst it is watched twice. */
+    /* The session in which `code` is watched. Any thread; at worst it is watched twice.
+     */
     _Atomic(uint32_t) watched_in;
     PyObject *code; /* NULL before the first call */
 } CallSpansObject;
@@ -89,9 +91,8 @@ static PyMemberDef call_spans_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(of_function_doc,
-             "of_function($self, function, /)\n--\n\n"
-             "Whose calls they are; before the first one.");
+PyDoc_STRVAR(of_function_doc, "of_function($self, function, /)\n--\n\n"
+                              "Whose calls they are; before the first one.");
 
 static PyObject *call_spans_of_function(PyObject *object, PyObject *function) {
     CallSpansObject *self = (CallSpansObject *)object;
@@ -108,9 +109,12 @@ static PyMethodDef call_spans_methods[] = {
 };
 
 static PyType_Slot call_spans_slots[] = {
-    {Py_tp_dealloc, call_spans_dealloc},   {Py_tp_traverse, call_spans_traverse},
-    {Py_tp_clear, call_spans_clear},       {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_members, call_spans_members},   {Py_tp_methods, call_spans_methods},
+    {Py_tp_dealloc, call_spans_dealloc},
+    {Py_tp_traverse, call_spans_traverse},
+    {Py_tp_clear, call_spans_clear},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, call_spans_members},
+    {Py_tp_methods, call_spans_methods},
     {0, NULL},
 };
 
@@ -198,17 +202,20 @@ static PyMethodDef steps_methods[] = {
 };
 
 static PyType_Slot steps_slots[] = {
-    {Py_tp_dealloc, steps_dealloc}, {Py_tp_traverse, steps_traverse},
-    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, steps_next},
-    {Py_am_send, steps_am_send},    {Py_tp_methods, steps_methods},
+    {Py_tp_dealloc, steps_dealloc},
+    {Py_tp_traverse, steps_traverse},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, steps_next},
+    {Py_am_send, steps_am_send},
+    {Py_tp_methods, steps_methods},
     {0, NULL},
 };
 
-static PyType_Spec steps_spec = {
-    "spanprof._core.Steps", sizeof(StepsObject), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-        Py_TPFLAGS_IMMUTABLETYPE,
-    steps_slots};
+static PyType_Spec steps_spec = {"spanprof._core.Steps", sizeof(StepsObject), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                     Py_TPFLAGS_DISALLOW_INSTANTIATION |
+                                     Py_TPFLAGS_IMMUTABLETYPE,
+                                 steps_slots};
 
 static PyObject *steps_of(PyObject *module, PyObject *generator) {
     if (!PyGen_CheckExact(generator)) {
@@ -216,7 +223,8 @@ static PyObject *steps_of(PyObject *module, PyObject *generator) {
         return NULL;
     }
     struct sp_thread *paused = sp_thread_pause();
-    StepsObject *self = PyObject_GC_New(StepsObject, state_of_module(module)->steps_type);
+    StepsObject *self =
+        PyObject_GC_New(StepsObject, state_of_module(module)->steps_type);
     sp_thread_resume(paused);
     if (self == NULL) return NULL;
     self->generator = Py_NewRef(generator);

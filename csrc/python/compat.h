@@ -151,8 +151,8 @@ static inline bool compat_frame_may_suspend(const struct _PyInterpreterFrame *fr
     return frame->owner == FRAME_OWNED_BY_GENERATOR;
 }
 
-/* That of a coroutine, generator or async generator that has not begun; NULL of anything
- * else. */
+/* That of a coroutine, generator or async generator that has not begun; NULL of
+ * anything else. */
 static inline struct _PyInterpreterFrame *
 compat_frame_of_new_generator(PyObject *object) {
     if (!PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&

@@ -235,9 +235,9 @@ static PyObject *decorate_inside(ModuleState *state, SpanObject *span,
     PyObject *inside = PyObject_GetAttrString(method, "__func__");
     PyObject *decorated =
         inside != NULL ? span_function_new(state, span, inside) : NULL;
-    PyObject *result =
-        decorated != NULL ? PyObject_CallOneArg((PyObject *)Py_TYPE(method), decorated)
-                          : NULL;
+    PyObject *result = decorated != NULL
+                           ? PyObject_CallOneArg((PyObject *)Py_TYPE(method), decorated)
+                           : NULL;
     Py_XDECREF(inside);
     Py_XDECREF(decorated);
     return result;

@@ -459,7 +459,8 @@ static PyMethodDef suspension_functions[] = {{NULL, NULL, 0, NULL}};
 
 void suspension_watch_caller(ModuleState *state) {
     struct _PyInterpreterFrame *frame = compat_frame();
-    if (frame != NULL && compat_frame_may_suspend(frame)) suspension_watch(state, frame);
+    if (frame != NULL && compat_frame_may_suspend(frame))
+        suspension_watch(state, frame);
 }
 
 static bool is_stacks(ModuleState *state, struct _PyInterpreterFrame *frame) {

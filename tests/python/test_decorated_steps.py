@@ -1,5 +1,5 @@
-"""Rules 3.1, 3.3, 3.4, 3.6 and 3.8 for decorated functions whose body runs step by step:
-coroutine, generator and asynchronous generator functions."""
+"""Rules 3.1, 3.3, 3.4, 3.6 and 3.8 for decorated functions whose body runs step by
+step: coroutine, generator and asynchronous generator functions."""
 
 import asyncio
 import contextlib
@@ -56,8 +56,7 @@ async def coroutine(a: int = 1, *, b: "list[int] | None" = None) -> tuple[int, o
 @span("generator")
 def generator(n: int = 2) -> Generator[int, object, str]:
     """Doc."""
-    for i in range(n):
-        yield i
+    yield from range(n)
     return "end"
 
 
@@ -91,7 +90,7 @@ def finish(steps: Any) -> Any:
                 return end.value
 
 
-# --- they pass for the function --------------------------------------------------------
+# --- they pass for the function ----------------
 
 
 def test_rule_3_3_results_are_real_coroutines_and_generators() -> None:
@@ -290,7 +289,7 @@ def test_rule_7_1_its_callsite_is_the_function() -> None:
     }
 
 
-# --- a span per call, from the first step to the last ----------------------------------
+# --- a span per call, from the first step to the last ----------------
 
 
 def test_rule_3_3_a_span_for_each_call() -> None:
@@ -621,7 +620,7 @@ def test_rule_4_2_an_opened_span_that_only_a_coroutine_enters(
     assert series(session.result, "idle") == {("opened",): 1000}
 
 
-# --- without a session, and with one that comes or goes ---------------------------------
+# --- without a session, and with one that comes or goes ----------------
 
 
 def test_rule_3_6_without_a_session() -> None:
@@ -656,7 +655,7 @@ def test_rule_3_6_a_session_that_comes_or_goes_between_steps(stops: bool) -> Non
     assert spanprof.stats().abandoned == before.abandoned
 
 
-# --- what is passed on ------------------------------------------------------------------
+# --- what is passed on ----------------
 
 ERRORS: list[type[BaseException]] = [
     ValueError,
@@ -822,7 +821,10 @@ def both_stories(
 ) -> tuple[Log, Log]:
     logs: tuple[Log, Log] = [], []
     unraisable: list[object] = []
-    hook, sys.unraisablehook = sys.unraisablehook, lambda u: unraisable.append(u.err_msg)
+    hook, sys.unraisablehook = (
+        sys.unraisablehook,
+        lambda u: unraisable.append(u.err_msg),
+    )
     try:
         for each, log in zip((function, span("s")(function)), logs, strict=True):
             unraisable.clear()
@@ -1004,7 +1006,7 @@ def test_rule_3_8_what_cannot_be_decorated() -> None:
         span("s")(staticmethod(Methods))
 
 
-# --- event loops --------------------------------------------------------------------
+# --- event loops ----------------
 
 
 @span("left")

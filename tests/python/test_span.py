@@ -982,7 +982,6 @@ def test_rule_3_1_repr_tells_the_state() -> None:
     assert repr(s) == "<spanprof.Span 'n' closed>"
 
 
-
 def open_and_go_on(label: object) -> None:
     with spanprof.span("work", label=label):
         pass
