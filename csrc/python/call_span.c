@@ -19,24 +19,13 @@ typedef struct {
     PyObject *name;
     PyObject *labels;   /* dict or NULL */
     SpanObject *parent; /* or NULL */
-    uint32_t callsite;
-    /* The session in which `code` is watched. Any thread; at worst it is watched twice.
-     */
-    _Atomic(uint32_t) watched_in;
-    PyObject *code; /* NULL before the first call */
+    uint32_t callsite;  /* written before the first call */
 } CallSpansObject;
 
-static struct _PyInterpreterFrame *home_in(ModuleState *state, CallSpansObject *self,
-                                           PyObject *generator) {
+static struct _PyInterpreterFrame *home_in(ModuleState *state, PyObject *generator) {
     struct _PyInterpreterFrame *frame = compat_frame_of_new_generator(generator);
-    uint32_t session = sp_session_running();
-    if (frame == NULL || session == 0) return NULL;
-    bool known = (PyObject *)compat_frame_code(frame) == self->code;
-    if (known &&
-        atomic_load_explicit(&self->watched_in, memory_order_relaxed) == session)
-        return frame;
+    if (frame == NULL || sp_session_running() == 0) return NULL;
     suspension_watch(state, frame);
-    if (known) atomic_store_explicit(&self->watched_in, session, memory_order_relaxed);
     return frame;
 }
 
@@ -54,7 +43,7 @@ static PyObject *call_spans_vectorcall(PyObject *callable, PyObject *const *args
     if (PyAsyncGen_CheckExact(args[0])) compat_hide_from_loop(args[0]);
     span->life = LIFE_CALL;
     span->span.key = sp_key_make(self->callsite, SP_LABELS_NONE);
-    span->span.home = home_in(state, self, args[0]);
+    span->span.home = home_in(state, args[0]);
     return (PyObject *)span;
 }
 
@@ -78,7 +67,6 @@ static void call_spans_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(object);
     call_spans_clear(object);
-    Py_XDECREF(self->code);
     Py_DECREF(self->name);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -97,9 +85,6 @@ PyDoc_STRVAR(of_function_doc, "of_function($self, function, /)\n--\n\n"
 static PyObject *call_spans_of_function(PyObject *object, PyObject *function) {
     CallSpansObject *self = (CallSpansObject *)object;
     self->callsite = callsite_of_function(function, self->name);
-    PyObject *code = PyObject_GetAttrString(function, "__code__");
-    if (code == NULL) PyErr_Clear();
-    Py_XSETREF(self->code, code);
     Py_RETURN_NONE;
 }
 
@@ -132,8 +117,6 @@ PyObject *call_span_decorate(ModuleState *state, SpanObject *span, PyObject *fun
     self->labels = Py_XNewRef(span->labels);
     self->parent = (SpanObject *)Py_XNewRef((PyObject *)span->parent);
     self->callsite = SP_CALLSITE_OTHER;
-    self->code = NULL;
-    atomic_init(&self->watched_in, 0);
     PyObject_GC_Track(self);
     PyObject *steps = PyImport_ImportModule("spanprof.steps");
     if (steps != NULL && state->steps == NULL)

@@ -22,6 +22,9 @@
 #include <internal/pycore_frame.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_hamt.h>
+#if PY_VERSION_HEX >= 0x030c0000
+#include <internal/pycore_instruments.h>
+#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe.h>
 #endif
@@ -187,6 +190,19 @@ static inline PyCodeObject *compat_frame_code(struct _PyInterpreterFrame *frame)
 #endif
 #endif
     return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
+}
+
+/* Whether that tool of sys.monitoring's (-1: none) is told when the code yields. */
+static inline bool compat_is_told_of(PyCodeObject *code, int tool) {
+#if SPANPROF_MONITORING
+    return tool > 0 && code->_co_monitoring != NULL &&
+           (code->_co_monitoring->local_monitors.tools[PY_MONITORING_EVENT_PY_YIELD] &
+            1 << tool) != 0;
+#else
+    (void)code;
+    (void)tool;
+    return true;
+#endif
 }
 
 /* Borrowed; of a frame that runs Python code. */

@@ -195,7 +195,7 @@ static void watch(ModuleState *state, PyCodeObject *code) {
 
 SP_COLD void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
-    if (code == NULL || !compat_frame_may_suspend(frame)) return;
+    if (code == NULL || suspension_is_watched(state, frame)) return;
     if (state->watched_code == NULL) return; /* the interpreter is about to end */
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;

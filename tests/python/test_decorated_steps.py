@@ -622,6 +622,29 @@ def test_rule_4_2_an_opened_span_that_only_a_coroutine_enters(
     assert series(session.result, "idle") == {("opened",): 1000}
 
 
+@needs_suspension
+def test_rule_3_7_a_span_that_is_sampled_out_is_suspended_too() -> None:
+    """Else what other tasks do meanwhile would be taken for its descendants'."""
+
+    namespace: dict[str, Any] = {"span": span, "sleep": asyncio.sleep}
+    for i in range(40):
+        exec(
+            f"async def task_{i}():\n    with span('{i}'):\n        await sleep(0)\n",
+            namespace,
+        )
+
+    async def main() -> None:
+        await asyncio.gather(*(namespace[f"task_{i}"]() for i in range(40)))
+
+    seen = []
+    for seed in range(5):
+        sampler = spanprof.ProbabilisticSampler(0.5, seed=seed)
+        with spanprof.start(sampler=sampler) as session:
+            asyncio.run(main())
+        seen.append(sum(calls(session.result).values()))
+    assert all(5 < each < 35 for each in seen), seen
+
+
 # --- without a session, and with one that comes or goes ----------------
 
 
