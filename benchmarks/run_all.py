@@ -19,6 +19,7 @@ BENCHMARKS = (
     "feed_limits",
     "callbacks",
     "suspension",
+    "decorators",
     "suspended_tasks",
     "thread_churn",
 )

@@ -8,7 +8,7 @@ Times are in nanoseconds. A *metric* is one stored number per node
 of two (``SERIES``).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final
 
@@ -17,6 +17,8 @@ from .spans import ClosedSpan
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _R_co = TypeVar("_R_co", covariant=True)
+_Yields = TypeVar("_Yields")
+_Takes = TypeVar("_Takes")
 
 METRICS: Final[tuple[str, ...]]
 """Names of the stored metrics, in the order of ``ProfileData.nodes()`` values."""
@@ -66,6 +68,23 @@ class SpanFunction(Generic[_P, _R_co]):
     __qualname__: str
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R_co: ...
     def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
+
+@final
+class CallSpans:
+    """Makes the spans of a decorated function's calls."""
+
+    @property
+    def name(self) -> str: ...
+    def of_function(self, function: Callable[..., object], /) -> None: ...
+    def __call__(self, steps: object, /) -> Span:
+        """To be entered at once. ``steps`` is the generator, coroutine or asynchronous
+        generator of the call, before its first step: the span is suspended when that
+        yields. With anything else it is when the frame does that enters it."""
+
+def steps_of(
+    generator: Generator[_Yields, _Takes, _R], /
+) -> Generator[_Yields, _Takes, _R]:
+    """For ``yield from``: the generator without its ``close()``."""
 
 @final
 class ProfileData:

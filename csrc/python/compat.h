@@ -22,6 +22,9 @@
 #include <internal/pycore_frame.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_hamt.h>
+#if PY_VERSION_HEX >= 0x030c0000
+#include <internal/pycore_instruments.h>
+#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe.h>
 #endif
@@ -151,6 +154,23 @@ static inline bool compat_frame_may_suspend(const struct _PyInterpreterFrame *fr
     return frame->owner == FRAME_OWNED_BY_GENERATOR;
 }
 
+/* That of a coroutine, generator or async generator that has not begun; NULL of
+ * anything else. */
+static inline struct _PyInterpreterFrame *
+compat_frame_of_new_generator(PyObject *object) {
+    if (!PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
+        !PyAsyncGen_CheckExact(object))
+        return NULL;
+    PyGenObject *generator = (PyGenObject *)object; /* they begin alike */
+    if (generator->gi_frame_state != FRAME_CREATED) return NULL;
+    return (struct _PyInterpreterFrame *)&generator->gi_iframe;
+}
+
+/* Its first step will not tell the hooks of sys.set_asyncgen_hooks(). */
+static inline void compat_hide_from_loop(PyObject *async_generator) {
+    ((PyAsyncGenObject *)async_generator)->ag_hooks_inited = 1;
+}
+
 /* The frame that called this one, or NULL. */
 static inline struct _PyInterpreterFrame *
 compat_frame_caller(const struct _PyInterpreterFrame *frame) {
@@ -170,6 +190,19 @@ static inline PyCodeObject *compat_frame_code(struct _PyInterpreterFrame *frame)
 #endif
 #endif
     return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
+}
+
+/* Whether that tool of sys.monitoring's (-1: none) is told when the code yields. */
+static inline bool compat_is_told_of(PyCodeObject *code, int tool) {
+#if SPANPROF_MONITORING
+    return tool > 0 && code->_co_monitoring != NULL &&
+           (code->_co_monitoring->local_monitors.tools[PY_MONITORING_EVENT_PY_YIELD] &
+            1 << tool) != 0;
+#else
+    (void)code;
+    (void)tool;
+    return true;
+#endif
 }
 
 /* Borrowed; of a frame that runs Python code. */

@@ -1,5 +1,6 @@
 /* What @spanprof.span("work") makes of a function: a callable that runs it inside
  * a span of its own, and otherwise passes for the function. */
+#include "call_span.h"
 #include "callsite_of.h"
 #include "sampling.h"
 #include "span_object.h"
@@ -180,21 +181,71 @@ static int pass_for(PyObject *wrapper, PyObject *wrapped) {
     return result == NULL ? -1 : 0;
 }
 
-/* Whether calling it runs nothing of its body yet. Sees through bound methods and
- * partial objects; leaves no exception. */
-static bool suspends(PyObject *function) {
-    if (PyMethod_Check(function)) return suspends(PyMethod_GET_FUNCTION(function));
-    if (strcmp(Py_TYPE(function)->tp_name, "functools.partial") == 0) {
-        PyObject *inner = PyObject_GetAttrString(function, "func");
-        if (inner == NULL) PyErr_Clear();
-        bool result = inner != NULL && suspends(inner);
-        Py_XDECREF(inner);
-        return result;
-    }
-    if (!PyFunction_Check(function)) return false;
+/* Whether that attribute of the object suspends; leaves no exception. */
+static bool suspends(PyObject *function);
+static bool attribute_suspends(PyObject *object, const char *name) {
+    PyObject *attribute = PyObject_GetAttrString(object, name);
+    if (attribute == NULL) PyErr_Clear();
+    bool result = attribute != NULL && suspends(attribute);
+    Py_XDECREF(attribute);
+    return result;
+}
+
+static bool code_suspends(PyObject *function) {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
     return (code->co_flags & (CO_COROUTINE | CO_GENERATOR | CO_ASYNC_GENERATOR |
                               CO_ITERABLE_COROUTINE)) != 0;
+}
+
+/* Whether calling it runs nothing of its body yet. Sees through bound methods, partial
+ * objects and objects with a method __call__; leaves no exception. */
+static bool suspends(PyObject *function) {
+    if (PyMethod_Check(function)) return suspends(PyMethod_GET_FUNCTION(function));
+    if (strcmp(Py_TYPE(function)->tp_name, "functools.partial") == 0)
+        return attribute_suspends(function, "func");
+    if (PyFunction_Check(function)) return code_suspends(function);
+    PyObject *call = PyObject_GetAttrString((PyObject *)Py_TYPE(function), "__call__");
+    if (call == NULL) PyErr_Clear();
+    bool result = call != NULL && PyFunction_Check(call) && code_suspends(call);
+    Py_XDECREF(call);
+    return result;
+}
+
+/* inspect.markcoroutinefunction(function), or what asyncio had before: 1 if it is. Most
+ * have nothing of the name, and inspect need not be imported for them. */
+static int is_marked(PyObject *function) {
+    static const char *const names[] = {"_is_coroutine_mark", "_is_coroutine_marker",
+                                        "_is_coroutine"};
+    bool perhaps = false;
+    for (int i = 0; i < 3 && !perhaps; i++)
+        perhaps = PyObject_HasAttrString(function, names[i]);
+    if (!perhaps) return 0;
+    PyObject *steps = PyImport_ImportModule("spanprof.steps");
+    PyObject *answer =
+        steps != NULL ? PyObject_CallMethod(steps, "is_marked", "O", function) : NULL;
+    int marked = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(steps);
+    Py_XDECREF(answer);
+    return marked;
+}
+
+/* A staticmethod or classmethod of the function that it holds, decorated. */
+static PyObject *decorate_inside(ModuleState *state, SpanObject *span,
+                                 PyObject *method) {
+    PyObject *inside = PyObject_GetAttrString(method, "__func__");
+    PyObject *decorated =
+        inside != NULL ? span_function_new(state, span, inside) : NULL;
+    PyObject *result = decorated != NULL
+                           ? PyObject_CallOneArg((PyObject *)Py_TYPE(method), decorated)
+                           : NULL;
+    Py_XDECREF(inside);
+    Py_XDECREF(decorated);
+    return result;
+}
+
+bool span_function_is_method(PyObject *object) {
+    return PyObject_TypeCheck(object, &PyStaticMethod_Type) ||
+           PyObject_TypeCheck(object, &PyClassMethod_Type);
 }
 
 PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *function) {
@@ -203,14 +254,11 @@ PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *func
                         "a span cannot decorate a class; decorate its methods");
         return NULL;
     }
-    if (suspends(function)) {
-        PyErr_Format(
-            PyExc_TypeError,
-            "a span cannot decorate a coroutine or generator function yet (%R); "
-            "use `with spanprof.span(...)` inside it",
-            function);
-        return NULL;
-    }
+    if (span_function_is_method(function))
+        return decorate_inside(state, span, function);
+    int steps = suspends(function) ? 1 : is_marked(function);
+    if (steps < 0) return NULL;
+    if (steps) return call_span_decorate(state, span, function);
     FunctionObject *self = PyObject_GC_New(FunctionObject, state->function_type);
     if (self == NULL) return NULL;
     self->vectorcall = function_vectorcall;

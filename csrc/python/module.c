@@ -1,4 +1,5 @@
 /* spanprof._core */
+#include "call_span.h"
 #include "current_context.h"
 #include "greenlets.h"
 #include "numpy_handler.h"
@@ -19,6 +20,7 @@ static int module_exec(PyObject *module) {
     if (inherited_init(module) < 0) return -1;
     if (current_context_init(module) < 0) return -1;
     if (suspension_init(module) < 0) return -1;
+    if (call_span_init(module) < 0) return -1;
     if (greenlets_init(module) < 0) return -1;
     ModuleState *state = state_of_module(module);
     if (state_first == NULL) {
@@ -33,6 +35,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = state_of_module(module);
     Py_VISIT(state->span_type);
     Py_VISIT(state->function_type);
+    Py_VISIT(state->call_spans_type);
+    Py_VISIT(state->steps_type);
     Py_VISIT(state->ready_type);
     Py_VISIT(state->profile_type);
     Py_VISIT(state->batch_type);
@@ -51,6 +55,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->monitoring);
     Py_VISIT(state->watched_code);
     Py_VISIT(state->contextlib);
+    Py_VISIT(state->steps);
     Py_VISIT(state->greenlet);
     Py_VISIT(state->greenlet_tracer);
     return 0;
@@ -65,6 +70,8 @@ static int module_clear(PyObject *module) {
     }
     Py_CLEAR(state->span_type);
     Py_CLEAR(state->function_type);
+    Py_CLEAR(state->call_spans_type);
+    Py_CLEAR(state->steps_type);
     Py_CLEAR(state->ready_type);
     Py_CLEAR(state->profile_type);
     Py_CLEAR(state->batch_type);
@@ -84,6 +91,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->monitoring);
     Py_CLEAR(state->watched_code);
     Py_CLEAR(state->contextlib);
+    Py_CLEAR(state->steps);
     for (int i = 0; i < 5; i++) Py_CLEAR(state->names[i]);
     Py_CLEAR(state->greenlet);
     Py_CLEAR(state->greenlet_tracer);

@@ -240,8 +240,9 @@ static PyObject *span_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 /* --- entering ----------------------------------------------------------------- */
 
 static inline int plan_of(SpanObject *self, struct sampling_plan *plan) {
+    uint32_t callsite = sp_key_callsite(self->span.key);
     return sampling_plan(plan, STATE_OF(self), self->name, self->labels, self->parent,
-                         NULL);
+                         self->life == LIFE_CALL ? &callsite : NULL);
 }
 
 static int entered_again(SpanObject *self, const struct sampling_plan *plan) {
@@ -297,6 +298,16 @@ static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
     return 0;
 }
 
+/* That of a call was set when it was made. Where it was not asked for the callsite of
+ * the caller's instruction, the caller may not be watched yet. */
+static inline const void *home_of(SpanObject *self, const struct sampling_plan *plan) {
+    if (self->life == LIFE_CALL && !self->used && self->span.home != NULL)
+        return self->span.home;
+    if (self->life != LIFE_NEW || plan->sampled_out)
+        suspension_watch_caller(STATE_OF(self));
+    return suspension_home_of_caller(STATE_OF(self));
+}
+
 static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     int failed;
@@ -308,8 +319,7 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
         failed = plan_of(self, &plan);
     else
         failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
-    if (!failed && plan.thread != NULL)
-        plan.home = suspension_home_of_caller(STATE_OF(self));
+    if (!failed && plan.thread != NULL) plan.home = home_of(self, &plan);
     if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
@@ -320,8 +330,10 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
  * registers. */
 static __attribute__((noinline)) PyObject *
 span_enter_unheard(SpanObject *self, struct sp_thread *thread,
-                   const struct _PyInterpreterFrame *frame) {
-    if (SP_UNLIKELY(!sp_span_skips(thread))) return span_enter_slow((PyObject *)self);
+                   struct _PyInterpreterFrame *frame) {
+    if (SP_UNLIKELY(!suspension_is_watched(STATE_OF(self), frame) ||
+                    !sp_span_skips(thread)))
+        return span_enter_slow((PyObject *)self);
     self->used = self->held = true;
     self->span.home = suspension_home(frame);
     Py_SET_REFCNT(self, Py_REFCNT(self) + 2); /* held, returned */
@@ -367,7 +379,7 @@ static PyObject *span_enter(PyObject *object, PyObject *Py_UNUSED(ignored)) {
                       atomic_load_explicit(&thread->generation, memory_order_relaxed) ==
                           generation)) {
             const PyThreadState *tstate = compat_thread_state();
-            const struct _PyInterpreterFrame *frame = compat_frame_of(tstate);
+            struct _PyInterpreterFrame *frame = compat_frame_of(tstate);
             if (SP_UNLIKELY(!current_context_is_known(thread, tstate)))
                 return span_enter_slow(object);
             if (SP_UNLIKELY(sp_span_is_unheard(thread)))
@@ -699,7 +711,8 @@ static PyObject *span_vectorcall(PyObject *callable, PyObject *const *args,
             span_leave((SpanObject *)callable);
             Py_RETURN_NONE;
         }
-        if (nargs == 1 && PyCallable_Check(args[0]))
+        if (nargs == 1 &&
+            (PyCallable_Check(args[0]) || span_function_is_method(args[0])))
             return span_function_new(STATE_OF(callable), (SpanObject *)callable,
                                      args[0]);
     }

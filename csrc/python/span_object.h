@@ -11,6 +11,7 @@
 /* What the program has made of the object, whether recorded or not. */
 enum life {
     LIFE_NEW,    /* each `with` makes a span of its own */
+    LIFE_CALL,   /* the same, with the callsite in span.key: see call_span.c */
     LIFE_OPENED, /* open() was called: each `with` enters the same span */
     LIFE_CLOSED,
 };
@@ -62,6 +63,9 @@ const struct sp_span *span_run_of(SpanObject *self);
 
 /* Exit: never fails, leaves a pending exception alone. */
 void span_leave(SpanObject *self);
+
+/* Whether it is a staticmethod or classmethod, which can be decorated as well. */
+bool span_function_is_method(PyObject *object);
 
 /* function.c: what a span called with a function returns. */
 PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *function);

@@ -26,6 +26,7 @@ struct context_cached {
 typedef struct {
     PyTypeObject *span_type;
     PyTypeObject *function_type;
+    PyTypeObject *call_spans_type, *steps_type; /* see call_span.c */
     PyTypeObject *ready_type;
     PyTypeObject *profile_type;
     PyTypeObject *batch_type;
@@ -45,6 +46,7 @@ typedef struct {
     int tool;               /* its number; 0: none; -1: all that we try were taken */
     PyObject *watched_code; /* dict: address of a code object -> weak reference */
     PyObject *contextlib;   /* its globals, once they were needed; or NULL */
+    PyObject *steps;        /* spanprof.steps's globals, the same */
     PyObject *names[5];     /* of functions of contextlib's; of greenlet */
     PyObject *greenlet, *greenlet_tracer; /* see greenlets.c */
     PyObject *code_refs; /* dict: address of a code object -> weak reference */

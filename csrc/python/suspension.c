@@ -193,9 +193,9 @@ static void watch(ModuleState *state, PyCodeObject *code) {
         set_local_events(state, code, true);
 }
 
-static SP_COLD void watch_frame(ModuleState *state, struct _PyInterpreterFrame *frame) {
+SP_COLD void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
-    if (code == NULL || !compat_frame_may_suspend(frame)) return;
+    if (code == NULL || suspension_is_watched(state, frame)) return;
     if (state->watched_code == NULL) return; /* the interpreter is about to end */
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
@@ -268,6 +268,14 @@ static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *
     return frame;
 }
 
+/* A decorated generator is run by one of spanprof/steps.py. */
+static struct _PyInterpreterFrame *
+caller_beyond_steps(const ModuleState *state, struct _PyInterpreterFrame *frame) {
+    do frame = caller_in_python(frame);
+    while (frame != NULL && compat_frame_globals(frame) == state->steps);
+    return frame;
+}
+
 static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
     return code != NULL &&
@@ -279,7 +287,7 @@ static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame
  * __aenter__; what it hands over is wrapped.) */
 static bool lends(ModuleState *state, struct sp_thread *thread,
                   struct _PyInterpreterFrame *frame, PyObject *yielded) {
-    struct _PyInterpreterFrame *caller = caller_in_python(frame);
+    struct _PyInterpreterFrame *caller = caller_beyond_steps(state, frame);
     if (caller == NULL || !is_named(state, caller) || !is_contextlibs(state, caller))
         return false;
     if ((compat_frame_code(frame)->co_flags & CO_ASYNC_GENERATOR) &&
@@ -288,9 +296,10 @@ static bool lends(ModuleState *state, struct sp_thread *thread,
     struct _PyInterpreterFrame *block = beyond_contextlib(state, caller);
     if (block == NULL) return false;
     const void *home = compat_frame_may_suspend(block) ? block : NULL;
-    for (struct sp_span *s = thread->top; s != NULL && s->home == frame; s = s->below)
-        s->home = home;
-    if (home != NULL) watch_frame(state, block);
+    struct sp_span *s = thread->top;
+    for (struct _PyInterpreterFrame *f = frame; f != caller; f = compat_frame_caller(f))
+        for (; s != NULL && s->home == f; s = s->below) s->home = home;
+    if (home != NULL) suspension_watch(state, block);
     return true;
 }
 
@@ -336,7 +345,7 @@ static void resume_chain(ModuleState *state, struct sp_thread *thread,
         break;
     }
     while (count-- > 0) {
-        watch_frame(state, chain[count]);
+        suspension_watch(state, chain[count]);
         resume(thread, chain[count], chain[count] != thrown_into ? thrown_into : NULL);
     }
 }
@@ -433,7 +442,7 @@ static PyMethodDef suspension_functions[] = {
 
 #else
 
-static void watch_frame(ModuleState *state, struct _PyInterpreterFrame *frame) {
+void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame) {
     (void)state;
     (void)frame;
 }
@@ -450,7 +459,8 @@ static PyMethodDef suspension_functions[] = {{NULL, NULL, 0, NULL}};
 
 void suspension_watch_caller(ModuleState *state) {
     struct _PyInterpreterFrame *frame = compat_frame();
-    if (frame != NULL && compat_frame_may_suspend(frame)) watch_frame(state, frame);
+    if (frame != NULL && compat_frame_may_suspend(frame))
+        suspension_watch(state, frame);
 }
 
 static bool is_stacks(ModuleState *state, struct _PyInterpreterFrame *frame) {
@@ -468,7 +478,7 @@ const void *suspension_home_of_caller(ModuleState *state) {
     /* Perhaps a function that a coroutine has called in order to enter it. */
     while (frame != NULL && !compat_frame_may_suspend(frame))
         frame = compat_frame_caller(frame);
-    if (frame != NULL) watch_frame(state, frame);
+    if (frame != NULL) suspension_watch(state, frame);
     return frame;
 }
 

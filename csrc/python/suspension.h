@@ -14,8 +14,18 @@
 #include "../core/span.h"
 
 /* Have the calling frame's suspensions told, if it may be suspended. Never fails; keeps
- * a pending exception. Slow: once for each place in the code. */
+ * a pending exception. Slow where that is new. */
 void suspension_watch_caller(ModuleState *state);
+
+/* Have that frame's suspensions told, with the same promises. */
+void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame);
+
+/* Whether there is nothing to be told of the frame, or it is told already. */
+static inline bool suspension_is_watched(const ModuleState *state,
+                                         struct _PyInterpreterFrame *frame) {
+    return frame == NULL || !compat_frame_may_suspend(frame) || state->tool < 0 ||
+           compat_is_told_of(compat_frame_code(frame), state->tool);
+}
 
 /* The home of a span that is entered by that frame: the frame, or NULL if it cannot be
  * suspended. */

@@ -685,17 +685,6 @@ def entered(name: str) -> Span:
     return span(name).__enter__()
 
 
-async def coroutine() -> None: ...
-
-
-def generator() -> Iterator[int]:
-    yield 1
-
-
-async def async_generator() -> Any:
-    yield 1
-
-
 BAD_USE: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: span(5), TypeError, "span name must be str, not int"),  # type: ignore
     (lambda: span(b"x"), TypeError, "span name must be str, not bytes"),  # type: ignore
@@ -758,18 +747,6 @@ def test_rule_3_8_plain_errors(number: int, with_session: bool) -> None:
     while (current := spanprof.current_span()) is not None:
         current.__exit__(None, None, None)
     spanprof.stop()
-
-
-@pytest.mark.parametrize("function", [coroutine, generator, async_generator])
-def test_rule_3_8_no_decorating_of_coroutines_and_generators_yet(
-    function: Callable[..., object],
-) -> None:
-    with pytest.raises(TypeError) as info:
-        span("a")(function)
-    assert str(info.value) == (
-        f"a span cannot decorate a coroutine or generator function yet ({function!r}); "
-        "use `with spanprof.span(...)` inside it"
-    )
 
 
 def test_rule_3_8_bad_construction() -> None:
@@ -1003,15 +980,6 @@ def test_rule_3_1_repr_tells_the_state() -> None:
     assert repr(s) == "<spanprof.Span 'n' open>"
     s.close()
     assert repr(s) == "<spanprof.Span 'n' closed>"
-
-
-def test_rule_3_8_coroutine_functions_behind_something_are_refused() -> None:
-    class Service:
-        async def work(self) -> None: ...
-
-    for function in (functools.partial(Service.work, None), Service().work):
-        with pytest.raises(TypeError, match="cannot decorate a coroutine"):
-            spanprof.span("work")(function)
 
 
 def open_and_go_on(label: object) -> None:
