@@ -1,0 +1,52 @@
+"""Random programs of tasks, generators, contexts and threads: rules 4.1 to 4.4, 5.1, 5.2.
+
+Each runs on every loop that is installed, on a clock that is moved by hand. The profile
+must equal the model's to the nanosecond, and all loops must give the same.
+"""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+
+from .asyncio_loops import AsyncioLoop, UvloopLoop
+from .loops import BareLoop, Loop, OneContextLoop
+from .programs import Program, programs
+from .runtime import run_program
+from .trio_loops import AnyioLoop, TrioLoop
+
+EXAMPLES = {"quick": 60, "default": 300, "thorough": 10_000}
+PROFILE = os.environ.get("SPANPROF_HYPOTHESIS_PROFILE", "default")
+
+LOOPS: dict[str, Callable[[], Loop]] = {
+    "bare": BareLoop,
+    "one-context": OneContextLoop,
+    "asyncio": AsyncioLoop,
+    "uvloop": UvloopLoop,
+    "trio": TrioLoop,
+    "anyio-asyncio": lambda: AnyioLoop("asyncio"),
+    "anyio-trio": lambda: AnyioLoop("trio"),
+}
+
+random_programs = settings(
+    max_examples=EXAMPLES.get(PROFILE, EXAMPLES["default"]),
+    deadline=None,
+    derandomize=PROFILE != "thorough",
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    print_blob=True,
+)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_rules_4_1_to_5_2_random_programs(name: str) -> None:
+    loop = LOOPS[name]()
+
+    @random_programs
+    @given(programs)
+    def run(program: Program) -> None:
+        run_program(program, loop)
+
+    run()
