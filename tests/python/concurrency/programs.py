@@ -45,6 +45,8 @@ SLOTS = 3
 names = st.sampled_from(NAMES)
 slots = st.integers(0, SLOTS - 1)
 times = st.integers(1, 999)
+limits = st.integers(1, 3)
+some_names = st.lists(names, max_size=2)
 
 
 class Kind(NamedTuple):
@@ -80,76 +82,75 @@ ASYNC_GENERATOR = Kind(is_async=True, can_step=True, can_yield=True)
 MADE = {"generator": GENERATOR, "coroutine": COROUTINE, "async generator": ASYNC_GENERATOR}
 
 
-def leaves(kind: Kind) -> list[st.SearchStrategy[Statement]]:
-    found = [
-        st.tuples(st.just("time"), times),
-        st.tuples(st.sampled_from(["next", "throw", "close", "drop"]), slots),
-        st.tuples(st.sampled_from(["next"]), slots),
-        st.tuples(st.just("keep_context"), slots),
-        st.just(("raise",)),
-    ]
+# --- which statements there are, and how often ----------------------------------------
+
+
+def weights(kind: Kind, depth: int) -> dict[str, int]:
+    """What may stand there. The first is what programs shrink to."""
+    found = {"time": 6, "next": 5, "throw": 1, "close": 1, "drop": 1}
+    found |= {"keep_context": 1, "raise": 1}
     if kind.can_step:
-        found += [st.just(("step",))] * 3
+        found |= {"step": 8}
     if kind.can_yield:
-        found += [st.just(("yield",))] * 3
+        found |= {"yield": 10}
+    if depth == 0:
+        return found
+    found |= {"span": 14, "call": 3, "catch": 1, "finally": 1, "manager": 2, "for": 3}
+    found |= {"copy": 1, "run_context": 2, "make": 6, "thread": 1}
+    if kind.can_yield and not kind.is_async:
+        found |= {"from": 4}
+    if kind.is_async:
+        found |= {"async_span": 3, "call": 5, "async_for": 3, "async_manager": 2}
+    if kind.is_async and kind.can_step and not kind.is_driven:
+        found |= {"spawn": 3, "to_thread": 1}
     return found
 
 
-def nested(kind: Kind, depth: int) -> list[st.SearchStrategy[Statement]]:
+def arguments(what: str, kind: Kind, depth: int) -> list[st.SearchStrategy[Any]]:
     here = bodies(kind, depth)
     function = bodies(kind.function, depth)
     generator = bodies(GENERATOR, depth)
-    limit = st.integers(1, 3)
-    found = [
-        *[st.tuples(st.just("span"), names, here)] * 4,
-        st.tuples(st.just("call"), bodies(kind.callee, depth)),
-        st.tuples(st.just("catch"), here),
-        st.tuples(st.just("finally"), here, bodies(kind.function, min(depth, 1))),
-        st.tuples(st.just("copy"), function),
-        st.tuples(st.just("run_context"), slots, function),
-        st.tuples(st.just("for"), generator, here, limit),
-        st.tuples(
-            st.just("manager"), function, st.lists(names, max_size=2), here
-        ),
-        st.tuples(st.just("thread"), st.booleans(), bodies(THREAD, depth)),
-        *[
-            st.tuples(st.just("make"), slots, st.just(made), bodies(MADE[made], depth))
-            for made in ("generator", "coroutine", "async generator")
-        ],
-    ]
-    if kind.can_yield and not kind.is_async:
-        found += [st.tuples(st.just("from"), generator)] * 2
-    if kind.is_async:
-        found += [
-            st.tuples(st.just("async_span"), names, here),
-            st.tuples(
-                st.just("async_for"), bodies(kind.async_generator, depth), here, limit
-            ),
-            st.tuples(
-                st.just("async_manager"),
-                bodies(kind.async_generator._replace(can_yield=False), depth),
-                st.lists(names, max_size=2),
-                here,
-            ),
-        ]
-    if kind.is_async and kind.can_step and not kind.is_driven:
-        found += [
-            *[st.tuples(st.just("spawn"), bodies(TASK, depth))] * 2,
-            st.tuples(st.just("to_thread"), bodies(THREAD, depth)),
-        ]
-    return found
+    async_generator = bodies(kind.async_generator, depth)
+    before = bodies(kind.async_generator._replace(can_yield=False), min(depth, 1))
+    return {
+        "time": [times],
+        "span": [names, here],
+        "async_span": [names, here],
+        "catch": [here],
+        "finally": [here, bodies(kind.function, min(depth, 1))],
+        "call": [bodies(kind.callee, depth)],
+        "copy": [function],
+        "keep_context": [slots],
+        "run_context": [slots, function],
+        "for": [generator, here, limits],
+        "async_for": [async_generator, here, limits],
+        "from": [generator],
+        "manager": [bodies(kind.function, min(depth, 1)), some_names, here],
+        "async_manager": [before, some_names, here],
+        "spawn": [bodies(TASK, depth)],
+        "thread": [st.booleans(), bodies(THREAD, depth)],
+        "to_thread": [bodies(THREAD, depth)],
+        "next": [slots],
+        "throw": [slots],
+        "close": [slots],
+        "drop": [slots],
+    }.get(what, [])
+
+
+@st.composite
+def statements(draw: st.DrawFn, kind: Kind, depth: int) -> Statement:
+    often = [what for what, n in weights(kind, depth).items() for _ in range(n)]
+    what = draw(st.sampled_from(often))
+    depth = max(depth - 1, 0)
+    if what == "make":
+        made = draw(st.sampled_from(list(MADE)))
+        return what, draw(slots), made, draw(bodies(MADE[made], depth))
+    return what, *(draw(each) for each in arguments(what, kind, depth))
 
 
 @cache
 def bodies(kind: Kind, depth: int) -> st.SearchStrategy[Body]:
-    choices = leaves(kind)
-    if depth > 0:
-        choices = choices + st_deferred(kind, depth - 1)
-    return st.lists(st.one_of(choices), max_size=4)
-
-
-def st_deferred(kind: Kind, depth: int) -> list[st.SearchStrategy[Statement]]:
-    return nested(kind, depth)
+    return st.deferred(lambda: st.lists(statements(kind, depth), max_size=6))
 
 
 class Program(NamedTuple):
@@ -163,17 +164,17 @@ class Program(NamedTuple):
 
 DEPTH = 4
 
-turns = st.one_of(
-    *[st.tuples(st.just("step"), st.integers(0, 5))] * 8,
-    *[st.tuples(st.just("time"), times)] * 3,
-    st.tuples(st.just("throw"), st.integers(0, 5)),
-    st.tuples(st.just("cancel"), st.integers(0, 5)),
-    st.sampled_from([("look", 0), ("session", 0)]),
-)
+
+@st.composite
+def turns(draw: st.DrawFn) -> Turn:
+    often = ["step"] * 12 + ["time"] * 5 + ["throw", "cancel", "look", "session"]
+    what = draw(st.sampled_from(often))
+    return what, draw(times if what == "time" else st.integers(0, 5))
+
 
 programs = st.builds(
     Program,
     st.booleans(),
     st.lists(bodies(TASK, DEPTH), min_size=1, max_size=3),
-    st.lists(turns, max_size=30),
+    st.lists(turns(), max_size=40),
 )

@@ -5,15 +5,17 @@ must equal the model's to the nanosecond, and all loops must give the same.
 """
 
 import os
+import traceback
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from .asyncio_loops import AsyncioLoop, UvloopLoop
 from .loops import BareLoop, Loop, OneContextLoop
 from .programs import Program, programs
 from .runtime import run_program
+from .shrink import shrunk
 from .trio_loops import AnyioLoop, TrioLoop
 
 EXAMPLES = {"quick": 60, "default": 300, "thorough": 10_000}
@@ -35,18 +37,43 @@ random_programs = settings(
     derandomize=PROFILE != "thorough",
     database=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    print_blob=True,
+    phases=[Phase.generate],
 )
+
+
+def failure(program: Program, loop: Loop) -> str | None:
+    """How a program fails: where, and what with."""
+    try:
+        run_program(program, loop)
+    except Exception as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error)} in {innermost.name}: {innermost.line}"
+    return None
+
+
+def check(program: Program, loop: Loop) -> None:
+    try:
+        run_program(program, loop)
+    except Exception:
+        run_program(shrunk(program, lambda each: failure(each, loop)), loop)
+        raise
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_rules_4_1_to_5_2_random_programs(name: str) -> None:
     loop = LOOPS[name]()
+    failed: list[Exception] = []
 
     @random_programs
     @given(programs)
     def run(program: Program) -> None:
-        run_program(program, loop)
+        if failed:
+            return
+        try:
+            check(program, loop)
+        except Exception as error:
+            failed.append(error)
 
     run()
+    if failed:
+        raise failed[0]
