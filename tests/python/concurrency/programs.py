@@ -12,6 +12,7 @@ list of statements, each a tuple with its kind first:
     ("finally", body, cleanup)   try: body; finally: cleanup
     ("call", body)               call a function with that body, or await a coroutine
     ("copy", body)               copy_context().run(a function with that body)
+    ("set",)                     set a context variable
     ("keep_context", slot)       contexts[slot] = copy_context()
     ("run_context", slot, body)  contexts[slot].run(a function with that body)
     ("for", generator, body, n)  for _ in generator(): body, and a break after n times
@@ -41,6 +42,9 @@ Turn = tuple[str, int]
 
 NAMES = ["a", "b", "c"]
 SLOTS = 3
+
+LEFT_OUT: set[str] = set()
+"""Statements that no program has, while something else is looked for."""
 
 names = st.sampled_from(NAMES)
 slots = st.integers(0, SLOTS - 1)
@@ -87,15 +91,15 @@ MADE = {"generator": GENERATOR, "coroutine": COROUTINE, "async generator": ASYNC
 
 def weights(kind: Kind, depth: int) -> dict[str, int]:
     """What may stand there. The first is what programs shrink to."""
-    found = {"time": 6, "next": 5, "throw": 1, "close": 1, "drop": 1}
-    found |= {"keep_context": 1, "raise": 1}
+    found = {"time": 6, "next": 5, "throw": 2, "close": 1, "drop": 1}
+    found |= {"keep_context": 1, "set": 1, "raise": 1}
     if kind.can_step:
         found |= {"step": 8}
     if kind.can_yield:
         found |= {"yield": 10}
     if depth == 0:
         return found
-    found |= {"span": 14, "call": 3, "catch": 1, "finally": 1, "manager": 2, "for": 3}
+    found |= {"span": 14, "call": 3, "catch": 3, "finally": 2, "manager": 2, "for": 3}
     found |= {"copy": 1, "run_context": 2, "make": 6, "thread": 1}
     if kind.can_yield and not kind.is_async:
         found |= {"from": 4}
@@ -103,7 +107,7 @@ def weights(kind: Kind, depth: int) -> dict[str, int]:
         found |= {"async_span": 3, "call": 5, "async_for": 3, "async_manager": 2}
     if kind.is_async and kind.can_step and not kind.is_driven:
         found |= {"spawn": 3, "to_thread": 1}
-    return found
+    return {what: n for what, n in found.items() if what not in LEFT_OUT}
 
 
 def arguments(what: str, kind: Kind, depth: int) -> list[st.SearchStrategy[Any]]:
@@ -167,7 +171,8 @@ DEPTH = 4
 
 @st.composite
 def turns(draw: st.DrawFn) -> Turn:
-    often = ["step"] * 12 + ["time"] * 5 + ["throw", "cancel", "look", "session"]
+    often = ["step"] * 20 + ["time"] * 8 + ["throw"] * 3
+    often += ["cancel", "cancel", "look", "session"]
     what = draw(st.sampled_from(often))
     return what, draw(times if what == "time" else st.integers(0, 5))
 

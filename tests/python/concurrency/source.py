@@ -152,6 +152,9 @@ class Function:
         name = self.source.function(body, self.kind.function)
         self.line(f"run_copy({name})")
 
+    def do_set(self) -> None:
+        self.line("variable.set(1)")
+
     def do_keep_context(self, slot: int) -> None:
         self.line(f"keep_context({slot})")
 
