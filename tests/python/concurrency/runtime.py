@@ -24,7 +24,13 @@ THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
 MAX_ACTORS = 10
 VARIABLE = contextvars.ContextVar[int]("variable")
 
-CHECKS_MISNESTED = False
+
+
+def is_closing(error: BaseException | None) -> bool:
+    """Whether it was raised while a generator was closed, which must not go on then."""
+    while error is not None and not isinstance(error, GeneratorExit):
+        error = error.__context__
+    return error is not None
 
 
 class Aborted(BaseException):
@@ -140,6 +146,7 @@ class Runtime:
             "clock": self.advance,
             "turn": self.turn,
             "variable": VARIABLE,
+            "is_closing": is_closing,
         }
         for name in (
             "thread_turn run_copy keep_context run_context spawn thread to_thread make "
@@ -435,7 +442,7 @@ class Runtime:
                     self.move_at_once(self.slots.index(slot), "close")
         if self.session is not None:
             self.start_or_stop()
-        if CHECKS_MISNESTED and SEES_SUSPENSION:
+        if SEES_SUSPENSION:
             assert spanprof.stats().misnested == misnested
         return self.results
 

@@ -105,8 +105,8 @@ class Function:
     def do_catch(self, body: Body) -> None:
         with self.block("try:"):
             self.body(body)
-        with self.block("except Boom:"):
-            self.line("pass")
+        with self.block("except Boom as boom:"):
+            self.line("if is_closing(boom): raise")
 
     def do_finally(self, body: Body, cleanup: Body) -> None:
         with self.block("try:"):

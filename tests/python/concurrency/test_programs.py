@@ -18,7 +18,7 @@ from .runtime import run_program
 from .shrink import shrunk
 from .trio_loops import AnyioLoop, TrioLoop
 
-EXAMPLES = {"quick": 60, "default": 300, "thorough": 10_000}
+EXAMPLES = {"quick": 40, "default": 150, "thorough": 5000}
 PROFILE = os.environ.get("SPANPROF_HYPOTHESIS_PROFILE", "default")
 
 LOOPS: dict[str, Callable[[], Loop]] = {
@@ -41,10 +41,17 @@ random_programs = settings(
 )
 
 
+def run_on_both(program: Program, loop: Loop) -> None:
+    """On the bare loop as well, which must give the same; if tasks have contexts."""
+    found = run_program(program, loop)
+    if loop.has_contexts and not isinstance(loop, BareLoop):
+        assert found == run_program(program, BareLoop()), f"{loop.name}: {program}"
+
+
 def failure(program: Program, loop: Loop) -> str | None:
     """How a program fails: where, and what with."""
     try:
-        run_program(program, loop)
+        run_on_both(program, loop)
     except Exception as error:
         innermost = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error)} in {innermost.name}: {innermost.line}"
@@ -53,9 +60,9 @@ def failure(program: Program, loop: Loop) -> str | None:
 
 def check(program: Program, loop: Loop) -> None:
     try:
-        run_program(program, loop)
+        run_on_both(program, loop)
     except Exception:
-        run_program(shrunk(program, lambda each: failure(each, loop)), loop)
+        run_on_both(shrunk(program, lambda each: failure(each, loop)), loop)
         raise
 
 
