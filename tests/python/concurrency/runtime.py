@@ -174,6 +174,8 @@ class Runtime:
         if actor is None:
             return Bare()  # whoever drives it
         assert isinstance(actor, Actor)
+        waits_for_item = any(f.name.startswith("async_") for f in frame.group)
+        actor.takes_throws = sys.version_info >= (3, 13) or not waits_for_item
         actor.state = "waiting"
         return self.loop.turn(actor)
 
@@ -380,7 +382,7 @@ class Runtime:
             actor.go(None if how == "step" else Boom())
         else:
             actor.state = "running"
-            if how == "step":
+            if how == "step" or not actor.takes_throws:
                 self.loop.go(actor)
             elif how == "throw":
                 self.loop.throw(actor)

@@ -296,7 +296,7 @@ class Source:
         return name
 
     def manager(self, before: Body, names: list[str], kind: Kind) -> str:
-        name = self.name("manager")
+        name = self.name("async_manager" if kind.is_async else "manager")
         function = Function(self, kind, yields_alone=True)
         prefix = "async " if kind.is_async else ""
         function.line(f"@{prefix.strip()}contextmanager")
