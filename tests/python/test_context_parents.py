@@ -527,5 +527,3 @@ def test_rule_4_3_start_of_a_nursery() -> None:
     with spanprof.start() as session:
         trio.run(main)
     assert calls(session.result) == CHILD_OF_PARENT
-
-

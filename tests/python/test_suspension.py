@@ -10,8 +10,14 @@ import asyncio
 import contextvars
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from collections.abc import Iterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
 from contextlib import (
     AsyncExitStack,
     ExitStack,
@@ -447,9 +453,7 @@ def test_rule_4_2_recursion(clock: ManualClock) -> None:
         for _ in walk(0):
             clock(100)
     paths = [("walk",) * depth for depth in range(1, 5)]
-    assert times(session.result) == {
-        path: (1, 100 * (5 - len(path))) for path in paths
-    }
+    assert times(session.result) == {path: (1, 100 * (5 - len(path))) for path in paths}
 
 
 def test_rule_4_2_in_a_comprehension(clock: ManualClock) -> None:

@@ -74,7 +74,9 @@ class Kind(NamedTuple):
 
     @property
     def async_generator(self) -> "Kind":
-        return self._replace(can_yield=True, can_step=self.can_step and not self.is_driven)
+        return self._replace(
+            can_yield=True, can_step=self.can_step and not self.is_driven
+        )
 
 
 TASK = Kind(is_async=True, can_step=True)
@@ -83,7 +85,11 @@ GENERATOR = Kind(can_yield=True)
 COROUTINE = Kind(is_async=True, can_step=True, is_driven=True)
 ASYNC_GENERATOR = Kind(is_async=True, can_step=True, can_yield=True)
 
-MADE = {"generator": GENERATOR, "coroutine": COROUTINE, "async generator": ASYNC_GENERATOR}
+MADE = {
+    "generator": GENERATOR,
+    "coroutine": COROUTINE,
+    "async generator": ASYNC_GENERATOR,
+}
 
 
 # --- which statements there are, and how often ----------------------------------------

@@ -25,7 +25,6 @@ MAX_ACTORS = 10
 VARIABLE = contextvars.ContextVar[int]("variable")
 
 
-
 def is_closing(error: BaseException | None) -> bool:
     """Whether it was raised while a generator was closed, which must not go on then."""
     while error is not None and not isinstance(error, GeneratorExit):
@@ -148,10 +147,19 @@ class Runtime:
             "variable": VARIABLE,
             "is_closing": is_closing,
         }
-        for name in (
-            "thread_turn run_copy keep_context run_context spawn thread to_thread make "
-            "move move_at_once drop"
-        ).split():
+        for name in [
+            "thread_turn",
+            "run_copy",
+            "keep_context",
+            "run_context",
+            "spawn",
+            "thread",
+            "to_thread",
+            "make",
+            "move",
+            "move_at_once",
+            "drop",
+        ]:
             self.functions[name] = getattr(self, name)
         exec(compile(self.source.text, "<program>", "exec"), self.functions)
 
@@ -488,5 +496,7 @@ def run_program(program: Program, loop: Loop) -> list[dict[Path, Values]]:
         try:
             return runtime.run()
         except BaseException as error:
-            error.add_note(f"on {loop.name}:\n\n{runtime.source.listing}\n\n{program!r}")
+            error.add_note(
+                f"on {loop.name}:\n\n{runtime.source.listing}\n\n{program!r}"
+            )
             raise

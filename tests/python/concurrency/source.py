@@ -9,8 +9,17 @@ without them, for people to read.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .programs import ASYNC_GENERATOR, COROUTINE, GENERATOR, TASK, THREAD
-from .programs import Body, Kind, Program, Statement
+from .programs import (
+    ASYNC_GENERATOR,
+    COROUTINE,
+    GENERATOR,
+    TASK,
+    THREAD,
+    Body,
+    Kind,
+    Program,
+    Statement,
+)
 
 
 class Text:
