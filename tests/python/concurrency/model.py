@@ -25,9 +25,12 @@ class Values:
 class Span:
     path: Path
     session: int
-    owner: "Frame"
+    owner: "Frame | None" = None
     """The frame with which it is suspended."""
     is_suspended: bool = False
+    is_entered: bool = False
+    is_open: bool = False
+    """Explicitly: it stays when it is exited."""
 
 
 @dataclass(eq=False)
@@ -86,6 +89,8 @@ class Model:
         self.sessions = 0
         self.nodes: dict[Path, Values] = {}
         self.suspended: list[Span] = []
+        self.opened: list[Span] = []
+        """Those that are open and not entered."""
         self.threads: dict[int, Thread] = {}
         self.ended_running = 0
         self.begin_thread(Context())
@@ -106,6 +111,7 @@ class Model:
         """3.6: whatever is entered or suspended is recorded no more."""
         self.session = 0
         self.suspended.clear()
+        self.opened.clear()
         for thread in self.threads.values():
             thread.stack = [x for x in thread.stack if isinstance(x, Context)]
             thread.any_running = 0
@@ -117,7 +123,7 @@ class Model:
                 values.busy += wall
                 values.cpu += cpu
                 thread.any_running += wall
-        for span in self.suspended:
+        for span in self.suspended + self.opened:
             self.nodes[span.path].idle += wall
 
     def any_running(self) -> int:
@@ -166,19 +172,50 @@ class Model:
         running = self.here.running
         return running[-1].path[-1] if running else None
 
-    def enter(self, frame: Frame, name: str) -> None:
+    def _create(self, name: str) -> Span:
         parent = self._parent() if self.session else None
         above = parent.path if parent is not None else ()
-        span = Span((*above, name), self.session, frame)
-        frame.spans.append(span)
+        span = Span((*above, name), self.session)
         if self.session:
             self.nodes.setdefault(span.path, Values()).calls += 1
+        return span
+
+    def _push(self, frame: Frame, span: Span) -> None:
+        span.owner = frame
+        span.is_entered = True
+        frame.spans.append(span)
+        if self._is_live(span):
             self.here.stack.append(span)
+
+    def enter(self, frame: Frame, name: str) -> None:
+        self._push(frame, self._create(name))
 
     def exit(self, frame: Frame) -> None:
         span = frame.spans.pop()
+        span.is_entered = False
         if self._is_live(span):
             assert self.here.stack.pop() is span
+            if span.is_open:
+                self.opened.append(span)  # 3.2
+
+    def open(self, name: str) -> Span:
+        """3.2: its parent is the one where it is opened."""
+        span = self._create(name)
+        span.is_open = True
+        if self._is_live(span):
+            self.opened.append(span)
+        return span
+
+    def enter_opened(self, frame: Frame, span: Span) -> None:
+        if span in self.opened:
+            self.opened.remove(span)
+        self._push(frame, span)
+
+    def close(self, span: Span) -> None:
+        """3.2: an entered one goes on until it is exited."""
+        span.is_open = False
+        if span in self.opened:
+            self.opened.remove(span)
 
     # --- frames -----------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ list of statements, each a tuple with its kind first:
     ("async_span", name, body)   async with span(name): body
     ("step",)                    wait for the next turn
     ("raise",)                   raise Boom
+    ("open", slot, name)         opened[slot] = span(name).open()
+    ("with_open", slot, body)    with opened[slot]: body; a new one if it is entered
+    ("close_open", slot)         opened[slot].close()
     ("catch", body)              try: body; except Boom: pass
     ("finally", body, cleanup)   try: body; finally: cleanup
     ("call", body)               call a function with that body, or await a coroutine
@@ -98,7 +101,7 @@ MADE = {
 def weights(kind: Kind, depth: int) -> dict[str, int]:
     """What may stand there. The first is what programs shrink to."""
     found = {"time": 6, "next": 5, "throw": 2, "close": 1, "drop": 1}
-    found |= {"keep_context": 1, "set": 1, "raise": 1}
+    found |= {"keep_context": 1, "set": 1, "raise": 1, "open": 1, "close_open": 1}
     if kind.can_step:
         found |= {"step": 8}
     if kind.can_yield:
@@ -106,7 +109,7 @@ def weights(kind: Kind, depth: int) -> dict[str, int]:
     if depth == 0:
         return found
     found |= {"span": 14, "call": 3, "catch": 3, "finally": 2, "manager": 2, "for": 3}
-    found |= {"copy": 1, "run_context": 2, "make": 6, "thread": 1}
+    found |= {"with_open": 3, "copy": 1, "run_context": 2, "make": 6, "thread": 1}
     if kind.can_yield and not kind.is_async:
         found |= {"from": 4}
     if kind.is_async:
@@ -126,6 +129,9 @@ def arguments(what: str, kind: Kind, depth: int) -> list[st.SearchStrategy[Any]]
         "time": [times],
         "span": [names, here],
         "async_span": [names, here],
+        "open": [slots, names],
+        "with_open": [slots, here],
+        "close_open": [slots],
         "catch": [here],
         "finally": [here, bodies(kind.function, min(depth, 1))],
         "call": [bodies(kind.callee, depth)],

@@ -13,7 +13,7 @@ import spanprof
 
 from ..helpers import ManualClock, by_path
 from .loops import Actor, Bare, Boom, Loop
-from .model import Context, Frame, Model, Path, Values
+from .model import Context, Frame, Model, Path, Span, Values
 from .programs import SLOTS, Program
 from .source import Source
 
@@ -85,6 +85,12 @@ class Slot:
         return hasattr(self.made, "asend")
 
 
+@dataclass
+class Opened:
+    real: spanprof.Span
+    span: Span
+
+
 class ToThread:
     """A function that is about to run on another thread; `wait` for it."""
 
@@ -132,6 +138,7 @@ class Runtime:
         self.contexts: list[tuple[contextvars.Context, Context] | None]
         self.contexts = [None] * SLOTS
         self.running_contexts: set[int] = set()
+        self.opened: list[Opened | None] = [None] * SLOTS
         self.local = threading.local()
         self.failures: list[BaseException] = []
         self.results: list[dict[Path, Values]] = []
@@ -158,6 +165,9 @@ class Runtime:
             "make",
             "move",
             "move_at_once",
+            "open_span",
+            "opened_span",
+            "close_span",
             "drop",
         ]:
             self.functions[name] = getattr(self, name)
@@ -189,6 +199,27 @@ class Runtime:
 
     def thread_turn(self) -> None:
         self.local.actor.wait()
+
+    # --- opened spans -------------------------------------------------------------------
+
+    def open_span(self, slot: int, name: str) -> Opened:
+        self.close_span(slot)
+        each = Opened(spanprof.span(name).open(), self.model.open(name))
+        self.opened[slot] = each
+        return each
+
+    def opened_span(self, slot: int) -> Opened:
+        """One that is not entered, or it would be another span."""
+        each = self.opened[slot]
+        if each is None or each.span.is_entered:
+            return self.open_span(slot, "new")
+        return each
+
+    def close_span(self, slot: int) -> None:
+        each, self.opened[slot] = self.opened[slot], None
+        if each is not None:
+            self.model.close(each.span)
+            each.real.close()
 
     # --- contexts -----------------------------------------------------------------------
 

@@ -111,6 +111,20 @@ class Function:
     def do_async_span(self, name: str, body: Body) -> None:
         self.do_span(name, body, "async ")
 
+    def do_open(self, slot: int, name: str) -> None:
+        self.line(f"open_span({slot}, {name!r})")
+
+    def do_close_open(self, slot: int) -> None:
+        self.line(f"close_span({slot})")
+
+    def do_with_open(self, slot: int, body: Body) -> None:
+        which = self.variable()
+        self.line(f"{which} = opened_span({slot})")
+        with self.block(f"with {which}.real:"):
+            self.tell(f"m.enter_opened(f, {which}.span)")
+            with self.telling_at_last("m.exit(f)"):
+                self.body(body)
+
     def do_catch(self, body: Body) -> None:
         with self.block("try:"):
             self.body(body)
