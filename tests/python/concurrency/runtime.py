@@ -344,6 +344,7 @@ class Runtime:
             slot.is_running = False
             if is_over:
                 slot.made = None
+        self.advance(5)
 
     async def move(self, number: int, how: str) -> None:
         slot = self.slots[number]
@@ -379,6 +380,7 @@ class Runtime:
         while any(actor.state == "waiting" for actor in self.actors):
             await self.take_turn("step", 0)
         self.spawn_closer()
+        await self.settle()
         while any(actor.state == "waiting" for actor in self.actors):
             await self.take_turn("step", 0)
 
@@ -428,6 +430,7 @@ class Runtime:
             else:
                 self.loop.cancel(actor)
         await self.settle()
+        self.advance(3)  # whatever has just been suspended, time is not its
 
     # --- comparing ----------------------------------------------------------------------------
 
