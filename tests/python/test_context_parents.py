@@ -206,7 +206,7 @@ def test_rule_4_3_a_task_that_sets_variables(run: Run) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has them from 3.12 on")
-def test_rule_4_3_eager_tasks(run: Run) -> None:
+def test_rule_4_3_eager_tasks() -> None:
     """They begin inside the parent, on its stack, and go on without it."""
 
     async def main() -> None:
@@ -217,7 +217,10 @@ def test_rule_4_3_eager_tasks(run: Run) -> None:
                 pass
         await task
 
-    assert profiled(run, main) == {**CHILD_OF_PARENT, ("parent", "meanwhile"): 1}
+    assert profiled(run_asyncio, main) == {
+        **CHILD_OF_PARENT,
+        ("parent", "meanwhile"): 1,
+    }
 
 
 # --- callbacks ------------------------------------------------------------------------

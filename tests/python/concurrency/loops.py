@@ -25,8 +25,8 @@ class Actor:
         self.state = "running"
         """running, waiting (for its next turn), blocked (by a thread) or done."""
         self.takes_throws = True
-        """3.12 resumes only a part of a chain that has an async generator in it, if an
-        exception is thrown into the chain."""
+        """Below 3.14 only a part of a chain that has an async generator in it is
+        resumed when an exception is thrown into the chain."""
         self.handle: Any = None
         """The loop's own: what it waits for, or is cancelled by."""
 

@@ -1,8 +1,9 @@
 """What contract.md says of spans that are suspended, spelled out without cleverness.
 
 Whoever drives the model tells it what the program does: which frame begins, enters a
-span, waits, goes on, ends; which context is copied or run; how much time passes. Nothing
-here measures, and nothing here knows an event loop. Rules are named where they are held.
+span, waits, goes on, ends; which context is copied or run; how much time passes.
+Nothing here measures, and nothing here knows an event loop. Rules are named where they
+are held.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Random programs as plain data.
 
-A program is what its tasks do, and in which order they take turns. What a task does is a
-list of statements, each a tuple with its kind first:
+A program is what its tasks do, and in which order they take turns. What a task does is
+a list of statements, each a tuple with its kind first:
 
     ("time", n)                  let n ns pass
     ("span", name, body)         with span(name): body
@@ -22,12 +22,12 @@ list of statements, each a tuple with its kind first:
     ("async_for", ...)           the same
     ("yield",)                   in a generator
     ("from", generator)          yield from generator()
-    ("manager", before, names, body)         with a generator that is a context manager,
-    ("async_manager", before, names, body)   and has spans of these names around its yield
+    ("manager", before, names, body)         with a context manager that is a generator
+    ("async_manager", before, names, body)   with these spans around its yield
     ("spawn", body)              start a task
     ("thread", inherits, body)   start a thread; ``inherits``: in a copy of the context
     ("to_thread", body)          wait for a function on another thread
-    ("make", slot, kind, body)   slots[slot] = generator(), coroutine() or async generator
+    ("make", slot, kind, body)   slots[slot] = a generator, coroutine, async generator
     ("next", slot)               what moves it on: next(), send(None), await anext()
     ("throw", slot)              throw(Boom)
     ("close", slot)              close(), aclose()

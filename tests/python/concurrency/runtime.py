@@ -177,7 +177,7 @@ class Runtime:
         if not isinstance(error, Boom):
             self.failures.append(error)
 
-    # --- what programs call: time and turns ---------------------------------------------
+    # --- what programs call: time and turns -------------------------------------------
 
     def advance(self, much: int) -> None:
         if SEES_SUSPENSION:
@@ -193,14 +193,14 @@ class Runtime:
             return Bare()  # whoever drives it
         assert isinstance(actor, Actor)
         waits_for_item = any(f.name.startswith("async_") for f in frame.group)
-        actor.takes_throws = sys.version_info >= (3, 13) or not waits_for_item
+        actor.takes_throws = sys.version_info >= (3, 14) or not waits_for_item
         actor.state = "waiting"
         return self.loop.turn(actor)
 
     def thread_turn(self) -> None:
         self.local.actor.wait()
 
-    # --- opened spans -------------------------------------------------------------------
+    # --- opened spans -----------------------------------------------------------------
 
     def open_span(self, slot: int, name: str) -> Opened:
         self.close_span(slot)
@@ -221,7 +221,7 @@ class Runtime:
             self.model.close(each.span)
             each.real.close()
 
-    # --- contexts -----------------------------------------------------------------------
+    # --- contexts ---------------------------------------------------------------------
 
     def run_in(
         self, real: contextvars.Context, context: Context, function: Callable[[], None]
@@ -251,7 +251,7 @@ class Runtime:
         finally:
             self.running_contexts.discard(slot)
 
-    # --- tasks and threads -----------------------------------------------------------------
+    # --- tasks and threads ------------------------------------------------------------
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
         if len(self.actors) >= MAX_ACTORS:
@@ -302,7 +302,7 @@ class Runtime:
         call.waiter = next(each.actor for each in frames if each.is_root)
         return call
 
-    # --- slots ------------------------------------------------------------------------------
+    # --- slots ------------------------------------------------------------------------
 
     def _can_go(self, slot: Slot) -> bool:
         """A coroutine or generator made elsewhere may die late on such builds."""
@@ -369,7 +369,7 @@ class Runtime:
             if is_over:
                 slot.made = None
 
-    # --- the driver --------------------------------------------------------------------------
+    # --- the driver -------------------------------------------------------------------
 
     async def drive(self) -> None:
         for name in self.source.tasks:
@@ -432,7 +432,7 @@ class Runtime:
         await self.settle()
         self.advance(3)  # whatever has just been suspended, time is not its
 
-    # --- comparing ----------------------------------------------------------------------------
+    # --- comparing --------------------------------------------------------------------
 
     def start_or_stop(self) -> None:
         if self.session is None:
@@ -464,7 +464,7 @@ class Runtime:
             assert busy == self.model.any_running(), "rule 5.2"
         self.results.append(found)
 
-    # --- the whole ----------------------------------------------------------------------------
+    # --- the whole --------------------------------------------------------------------
 
     def run(self) -> list[dict[Path, Values]]:
         misnested = spanprof.stats().misnested

@@ -185,7 +185,7 @@ class Function:
         name = self.source.function(body, self.kind.function)
         self.line(f"run_context({slot}, {name})")
 
-    # --- loops and managers ---------------------------------------------------------------
+    # --- loops and managers -----------------------------------------------------------
 
     def loop(self, head: str, body: Body, limit: int) -> None:
         count = self.variable()
@@ -216,7 +216,7 @@ class Function:
         with self.block(f"async with {name}():"):
             self.body(body)
 
-    # --- tasks, threads, slots ---------------------------------------------------------------
+    # --- tasks, threads, slots --------------------------------------------------------
 
     def do_spawn(self, body: Body) -> None:
         self.line(f"spawn({self.source.task(body)})")

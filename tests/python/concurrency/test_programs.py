@@ -1,4 +1,4 @@
-"""Random programs of tasks, generators, contexts and threads: rules 4.1 to 4.4, 5.1, 5.2.
+"""Random programs of tasks, generators, contexts, threads: rules 4.1 to 4.4, 5.1, 5.2.
 
 Each runs on every loop that is installed, on a clock that is moved by hand. The profile
 must equal the model's to the nanosecond, and all loops must give the same.
