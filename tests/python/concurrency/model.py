@@ -32,6 +32,9 @@ class Span:
     is_entered: bool = False
     is_open: bool = False
     """Explicitly: it stays when it is exited."""
+    parent: "Span | None" = None
+    values: Values = field(default_factory=lambda: Values(calls=1))
+    """Its own."""
 
 
 @dataclass(eq=False)
@@ -92,6 +95,8 @@ class Model:
         self.suspended: list[Span] = []
         self.opened: list[Span] = []
         """Those that are open and not entered."""
+        self.closed: list[Span] = []
+        """Those of this session that are over."""
         self.threads: dict[int, Thread] = {}
         self.ended_running = 0
         self.begin_thread(Context())
@@ -106,6 +111,7 @@ class Model:
         self.sessions += 1
         self.session = self.sessions
         self.nodes = {}
+        self.closed = []
         self.ended_running = 0
 
     def stop(self) -> None:
@@ -120,16 +126,30 @@ class Model:
     def advance(self, wall: int, cpu: int) -> None:
         for thread in self.threads.values():
             if thread.running:  # 5.2: the innermost one of each thread
-                values = self.nodes[thread.running[-1].path]
-                values.busy += wall
-                values.cpu += cpu
+                span = thread.running[-1]
+                for values in self.nodes[span.path], span.values:
+                    values.busy += wall
+                    values.cpu += cpu
                 thread.any_running += wall
         for span in self.suspended + self.opened:
-            self.nodes[span.path].idle += wall
+            for values in self.nodes[span.path], span.values:
+                values.idle += wall
 
     def any_running(self) -> int:
         """5.2: what the self busy times must add up to."""
         return self.ended_running + sum(t.any_running for t in self.threads.values())
+
+    def single_spans(self) -> list[tuple[Path, Values]]:
+        """Those that are over; "?" stands for a parent that is not."""
+
+        def path(span: Span | None) -> Path:
+            if span is None:
+                return ()
+            if span not in self.closed:
+                return ("?",)
+            return (*path(span.parent), span.path[-1])
+
+        return [(path(span), span.values) for span in self.closed]
 
     # --- threads and contexts ---------------------------------------------------------
 
@@ -176,7 +196,7 @@ class Model:
     def _create(self, name: str) -> Span:
         parent = self._parent() if self.session else None
         above = parent.path if parent is not None else ()
-        span = Span((*above, name), self.session)
+        span = Span((*above, name), self.session, parent=parent)
         if self.session:
             self.nodes.setdefault(span.path, Values()).calls += 1
         return span
@@ -198,6 +218,8 @@ class Model:
             assert self.here.stack.pop() is span
             if span.is_open:
                 self.opened.append(span)  # 3.2
+            else:
+                self.closed.append(span)
 
     def open(self, name: str) -> Span:
         """3.2: its parent is the one where it is opened."""
@@ -217,6 +239,7 @@ class Model:
         span.is_open = False
         if span in self.opened:
             self.opened.remove(span)
+            self.closed.append(span)
 
     # --- frames -----------------------------------------------------------------------
 

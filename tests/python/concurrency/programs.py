@@ -177,6 +177,8 @@ class Program(NamedTuple):
     turns: list[Turn]
     """In which order: ("step" | "throw" | "cancel", which of those that wait),
     ("time", n), ("session", 0): stop or start one, ("look", 0): compare."""
+    single: bool = False
+    """Whether a reporter gets each single span, which must be as the model says."""
 
 
 DEPTH = 4
@@ -195,4 +197,5 @@ programs = st.builds(
     st.booleans(),
     st.lists(bodies(TASK, DEPTH), min_size=1, max_size=3),
     st.lists(turns(), max_size=40),
+    st.booleans(),
 )

@@ -91,6 +91,38 @@ class Opened:
     span: Span
 
 
+class Keep(spanprof.Reporter):
+    """Keeps single spans."""
+
+    def __init__(self) -> None:
+        self.spans_by_id: dict[int, spanprof.ClosedSpan] = {}
+
+    def spans(self, batch: Any) -> None:
+        for each in batch:
+            assert each.id not in self.spans_by_id
+            self.spans_by_id[each.id] = each
+
+    def path(self, number: int) -> Path:
+        """Of those that are over; "?" stands for a parent that is not."""
+        if number == 0:
+            return ()
+        span = self.spans_by_id.get(number)
+        return (*self.path(span.parent), span.name) if span is not None else ("?",)
+
+    def single_spans(self) -> list[tuple[Path, Values]]:
+        return [
+            (
+                self.path(number),
+                Values(1, s.wall_busy, s.wall_idle, s.cpu_user + s.cpu_system),
+            )
+            for number, s in self.spans_by_id.items()
+        ]
+
+
+def in_order(spans: list[tuple[Path, Values]]) -> list[tuple[Path, Values]]:
+    return sorted(spans, key=repr)
+
+
 class ToThread:
     """A function that is about to run on another thread; `wait` for it."""
 
@@ -437,10 +469,17 @@ class Runtime:
     def start_or_stop(self) -> None:
         if self.session is None:
             self.model.start()
-            self.session = spanprof.start(track_wall=True, track_cpu=True)
+            self.keep = Keep()
+            reporters = [self.keep] if self.program.single else []
+            self.session = spanprof.start(
+                track_wall=True, track_cpu=True, reporters=reporters
+            )
             return
         self.session.stop()
         self.compare(self.session.result)
+        if self.program.single and SEES_SUSPENSION:
+            expected = in_order(self.model.single_spans())
+            assert in_order(self.keep.single_spans()) == expected
         self.session = None
         self.model.stop()
 

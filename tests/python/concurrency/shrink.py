@@ -44,6 +44,8 @@ def _smaller_programs(program: Program) -> Iterator[Program]:
             yield program._replace(tasks=tasks)
     if program.app:
         yield program._replace(app=False)
+    if program.single:
+        yield program._replace(single=False)
     for number, (what, which) in enumerate(program.turns):
         for turn in _simpler_turns(what, which):
             turns = [*program.turns]
