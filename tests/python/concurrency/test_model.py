@@ -1,4 +1,4 @@
-"""The model itself, against what the rules say of a few programs, worked out by hand."""
+"""The model itself, against what the rules say of a few programs, by hand."""
 
 import pytest
 
