@@ -455,7 +455,8 @@ void sp_span_settle(struct sp_thread *thread, struct sp_span *span) {
         return;
     }
     pthread_mutex_lock(&open_lock);
-    span->idle_since = sp_clock_wall();
+    /* One that was suspended has been idle for a while. */
+    if (sp_span_state(span) != SP_SPAN_OPEN) span->idle_since = sp_clock_wall();
     sp_span_set_state(span, SP_SPAN_OPEN);
     pthread_mutex_unlock(&open_lock);
 }
