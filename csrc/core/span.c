@@ -462,6 +462,7 @@ void sp_span_settle(struct sp_thread *thread, struct sp_span *span) {
 }
 
 void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
+    if (SP_UNLIKELY(span->suspended)) sp_span_withdraw(thread, span);
     if (sp_span_is_sampled_out(span)) {
         sp_span_set_state(span, SP_SPAN_NONE);
         span->opened = false;
