@@ -247,15 +247,29 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
+static bool is_span(const struct sp_parent *current, const struct sp_span *span) {
+    return current->id == span->id && current->path == span->path;
+}
+
+/* The span is none of its context's any more: what was entered after it in there comes
+ * after the one before it. A span of another context that was copied while this one was
+ * current still has it as parent. */
+static void leave_context_from_middle(struct sp_thread *thread,
+                                      const struct sp_span *span) {
+    struct sp_parent *current = &thread->context->current;
+    for (struct sp_span *above = thread->top; above != span; above = above->below)
+        if (is_span(current, above)) current = &above->before;
+    if (is_span(current, span)) *current = span->before;
+}
+
 /* Take a span out from under others, which go on running: what they use is
  * theirs as before, and what comes after them goes to the spans below. */
 static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span *span) {
     for (struct sp_span *above = thread->top; above != NULL; above = above->below) {
         if (above->below != span) continue;
+        leave_context_from_middle(thread, span);
         above->below = span->below;
         above->outer = span->outer;
-        if (above->before.id == span->id && above->before.path == span->path)
-            above->before = span->before;
         if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_clock_wall());
         return true;
     }
