@@ -54,7 +54,9 @@ bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom,
     bool changes = thread->feed.on && sp_feed_begin_change(&thread->feed);
     cross(thread, bottom->outer);
     uint64_t wall = sp_load(&thread->at_wall);
-    sp_context_leave(thread, top, bottom);
+    /* One by one: not all need be of this context. */
+    for (struct sp_span *s = top; s != below; s = s->below)
+        sp_context_leave(thread, s, s);
     thread->top = below;
     bottom->below = NULL;
     sp_thread_charge_to(thread, bottom->outer->account);
