@@ -188,8 +188,8 @@ enum sp_decision sp_span_decide(struct sp_thread *thread,
     if (!thread->sampler.on) return SP_SAMPLED;
     struct sp_parent above =
         parent != NULL ? in_session(thread, parent) : next_parent(thread);
-    if (above.generation == 0) return sp_sampler_decide(&thread->sampler);
-    return above.path == SP_PATH_SAMPLED_OUT ? SP_SAMPLED_OUT : SP_SAMPLED;
+    if (above.path == SP_PATH_SAMPLED_OUT) return SP_SAMPLED_OUT;
+    return above.id != 0 ? SP_SAMPLED : sp_sampler_decide(&thread->sampler);
 }
 
 static void count_sampled_out(struct sp_thread *thread) {
