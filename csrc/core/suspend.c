@@ -213,6 +213,7 @@ void sp_span_each_suspended(uint32_t generation, uint64_t wall,
 
 static void begin_again(void *context, struct sp_span *span) {
     span->idle_since = *(const uint64_t *)context;
+    span->thread = NULL; /* another's are emptied: its cell may be anything's by now */
 }
 
 void sp_suspend_restart_in_child(void) {
