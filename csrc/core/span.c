@@ -524,6 +524,8 @@ void sp_spans_relock_in_child(void) {
     open_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     /* Their idle time up to here is the parent's to report. */
     uint64_t wall = sp_clock_wall();
-    for (struct sp_span *s = open_spans; s != NULL; s = s->open_next)
-        sp_feed_reopen_in_child(s, s->idle_since = wall);
+    for (struct sp_span *s = open_spans; s != NULL; s = s->open_next) {
+        sp_feed_reopen_in_child(s, wall);
+        if (sp_span_state(s) != SP_SPAN_ENTERED) s->idle_since = wall;
+    }
 }
