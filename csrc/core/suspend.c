@@ -90,6 +90,8 @@ static struct sp_span *reversed(struct sp_span *top) {
 
 /* Neither suspended nor on a stack: its exit finds it so. */
 static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
+    bool locked = span->totalled; /* the collector reads it in place */
+    if (locked) sp_spans_lock();
     span->suspended = false;
     if (!span->opened) {
         sp_span_charge_idle(thread, span, sp_clock_wall());
@@ -97,6 +99,7 @@ static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
     }
     span->thread = NULL;
     span->below = NULL;
+    if (locked) sp_spans_unlock();
 }
 
 static struct sp_cell *cell_for(struct sp_thread *thread, const struct sp_span *span) {
