@@ -1,7 +1,5 @@
 """Contexts: whose child the next span is."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from .binding import Core, Thread
@@ -17,12 +15,12 @@ def paths(core: Core) -> set[str]:
 
 
 @pytest.fixture
-def asked(core: Core) -> Iterator[list[bool]]:
+def asked(core: Core) -> list[bool]:
     """The answers of a sampler, the next one last; True when there are none."""
     answers: list[bool] = []
     core.sample_by(lambda: answers.pop() if answers else True)
     core.start()
-    yield answers
+    return answers
 
 
 def test_rule_4_3_a_copy_has_the_span_it_was_made_in_as_parent(core: Core) -> None:

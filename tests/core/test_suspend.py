@@ -462,7 +462,7 @@ def test_rule_6_6_a_fork_leaves_the_hosts_word_of_an_entered_span(feed: Core) ->
     assert mine.exit(a)
 
 
-# --- the table --------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------
 
 
 class Table:
