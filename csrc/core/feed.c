@@ -230,6 +230,12 @@ static void copy_base(struct sp_feed_base *to, const struct sp_feed_base *from) 
 static SP_COLD void leave_middle(struct sp_thread *thread, uint32_t number) {
     struct sp_feed *feed = &thread->feed;
     uint32_t count = count_of(feed);
+    /* What is above it may share cells with what is below as before. */
+    struct sp_feed_base *next = sp_feed_base_at(feed, number + 1);
+    if (sp_feed_base_at(feed, number)->irregular && !next->irregular) {
+        next->irregular = true;
+        feed->irregular++;
+    }
     for (uint32_t n = number; n + 1 < count; n++)
         copy_base(sp_feed_base_at(feed, n), sp_feed_base_at(feed, n + 1));
     set_count(feed, count - 1);

@@ -197,8 +197,8 @@ enum sp_decision sp_span_decide(struct sp_thread *thread,
     if (!thread->sampler.on) return SP_SAMPLED;
     struct sp_parent above =
         parent != NULL ? in_session(thread, parent) : next_parent(thread);
-    if (above.generation == 0) return sp_sampler_decide(&thread->sampler);
-    return above.path == SP_PATH_SAMPLED_OUT ? SP_SAMPLED_OUT : SP_SAMPLED;
+    if (above.path == SP_PATH_SAMPLED_OUT) return SP_SAMPLED_OUT;
+    return above.id != 0 ? SP_SAMPLED : sp_sampler_decide(&thread->sampler);
 }
 
 static void count_sampled_out(struct sp_thread *thread) {
@@ -256,15 +256,29 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
+static bool is_span(const struct sp_parent *current, const struct sp_span *span) {
+    return current->id == span->id && current->path == span->path;
+}
+
+/* The span is none of its context's any more: what was entered after it in there comes
+ * after the one before it. A span of another context that was copied while this one was
+ * current still has it as parent. */
+static void leave_context_from_middle(struct sp_thread *thread,
+                                      const struct sp_span *span) {
+    struct sp_parent *current = &thread->context->current;
+    for (struct sp_span *above = thread->top; above != span; above = above->below)
+        if (is_span(current, above)) current = &above->before;
+    if (is_span(current, span)) *current = span->before;
+}
+
 /* Take a span out from under others, which go on running: what they use is
  * theirs as before, and what comes after them goes to the spans below. */
 static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span *span) {
     for (struct sp_span *above = thread->top; above != NULL; above = above->below) {
         if (above->below != span) continue;
+        leave_context_from_middle(thread, span);
         above->below = span->below;
         above->outer = span->outer;
-        if (above->before.id == span->id && above->before.path == span->path)
-            above->before = span->before;
         if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_clock_wall());
         return true;
     }
@@ -460,12 +474,14 @@ void sp_span_settle(struct sp_thread *thread, struct sp_span *span) {
         return;
     }
     pthread_mutex_lock(&open_lock);
-    span->idle_since = sp_clock_wall();
+    /* One that was suspended has been idle for a while. */
+    if (sp_span_state(span) != SP_SPAN_OPEN) span->idle_since = sp_clock_wall();
     sp_span_set_state(span, SP_SPAN_OPEN);
     pthread_mutex_unlock(&open_lock);
 }
 
 void sp_span_close(struct sp_thread *thread, struct sp_span *span) {
+    if (SP_UNLIKELY(span->suspended)) sp_span_withdraw(thread, span);
     if (sp_span_is_sampled_out(span)) {
         sp_span_set_state(span, SP_SPAN_NONE);
         span->opened = false;
@@ -513,6 +529,8 @@ void sp_spans_relock_in_child(void) {
     open_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     /* Their idle time up to here is the parent's to report. */
     uint64_t wall = sp_clock_wall();
-    for (struct sp_span *s = open_spans; s != NULL; s = s->open_next)
-        sp_feed_reopen_in_child(s, s->idle_since = wall);
+    for (struct sp_span *s = open_spans; s != NULL; s = s->open_next) {
+        sp_feed_reopen_in_child(s, wall);
+        if (sp_span_state(s) != SP_SPAN_ENTERED) s->idle_since = wall;
+    }
 }

@@ -123,11 +123,12 @@ static inline bool sp_span_is_unheard(const struct sp_thread *thread) {
 /* sp_span_decide without a parent, if that is SP_SAMPLED_OUT and quickly known. The
  * thread is one where sp_span_is_unheard. */
 static inline bool sp_span_skips(struct sp_thread *thread) {
-    if (SP_UNLIKELY(thread->context->current.id != 0)) return false;
+    const struct sp_parent *current = &thread->context->current;
+    if (SP_UNLIKELY(current->id != 0)) return false;
     if (atomic_load_explicit(&thread->cell, memory_order_relaxed) ==
         &thread->sampled_out)
-        return true;
-    if (SP_UNLIKELY(thread->context->current.generation != 0)) return false;
+        return current->path == SP_PATH_SAMPLED_OUT;
+    if (SP_UNLIKELY(current->generation != 0)) return false;
     if (SP_UNLIKELY(thread->sampler.skip == 0)) return false;
     thread->sampler.skip--;
     return true;

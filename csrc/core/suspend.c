@@ -57,7 +57,9 @@ static inline bool suspend(struct sp_thread *thread, struct sp_span *bottom,
     bool changes = thread->feed.on && sp_feed_begin_change(&thread->feed);
     cross(thread, bottom->outer);
     uint64_t wall = sp_load(&thread->at_wall);
-    if (!keeps_context) sp_context_leave(thread, top, bottom);
+    /* One by one: not all need be of this context. */
+    for (struct sp_span *s = top; s != below && !keeps_context; s = s->below)
+        sp_context_leave(thread, s, s);
     thread->top = below;
     bottom->below = NULL;
     sp_thread_charge_to(thread, bottom->outer->account);
@@ -111,6 +113,8 @@ static struct sp_span *reversed(struct sp_span *top) {
 
 /* Neither suspended nor on a stack: its exit finds it so. */
 static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
+    bool locked = span->totalled; /* the collector reads it in place */
+    if (locked) sp_spans_lock();
     span->suspended = false;
     if (!span->opened) {
         sp_span_charge_idle(thread, span, sp_clock_wall());
@@ -118,6 +122,7 @@ static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
     }
     span->thread = NULL;
     span->below = NULL;
+    if (locked) sp_spans_unlock();
 }
 
 static struct sp_cell *cell_for(struct sp_thread *thread, const struct sp_span *span) {
@@ -236,6 +241,7 @@ void sp_span_each_suspended(uint32_t generation, uint64_t wall,
 
 static void begin_again(void *context, struct sp_span *span) {
     span->idle_since = *(const uint64_t *)context;
+    span->thread = NULL; /* another's are emptied: its cell may be anything's by now */
 }
 
 void sp_suspend_restart_in_child(void) {

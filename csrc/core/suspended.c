@@ -43,8 +43,16 @@ static uint32_t find(const struct part *part, const void *key, uint64_t hash) {
     return n;
 }
 
+static _Atomic bool refused;
+
+void sp_suspended_refuse(bool refuse) {
+    atomic_store_explicit(&refused, refuse, memory_order_relaxed);
+}
+
 static bool resize(struct part *part, uint32_t size) {
-    struct place *places = calloc(size, sizeof *places);
+    struct place *places = NULL;
+    if (SP_LIKELY(!atomic_load_explicit(&refused, memory_order_relaxed)))
+        places = calloc(size, sizeof *places);
     if (places == NULL) return false;
     struct part wider = {.mask = size - 1, .places = places};
     for (uint32_t n = 0; part->count > 0 && n <= part->mask; n++) {
@@ -86,9 +94,12 @@ struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kep
     struct part *part = part_of(hash);
     struct sp_span *before = NULL;
     sp_lock_take(&part->lock);
-    *kept = make_room(part);
+    bool room = make_room(part);
+    struct place *place = NULL;
+    if (SP_LIKELY(part->places != NULL)) place = &part->places[find(part, key, hash)];
+    /* What is there must go in any case: the key is another's by now. */
+    *kept = SP_LIKELY(room) || (place != NULL && place->key != NULL);
     if (SP_LIKELY(*kept)) {
-        struct place *place = &part->places[find(part, key, hash)];
         before = place->top;
         part->count += place->key == NULL;
         *place = (struct place){key, top};

@@ -26,6 +26,9 @@ bool sp_suspended_remove(const void *key, struct sp_span *span);
 void sp_suspended_each(void (*visit)(void *context, struct sp_span *span),
                        void *context);
 
+/* For tests: the table gets no more memory. */
+void sp_suspended_refuse(bool refuse);
+
 /* How many groups there are. A hint: other threads change it. */
 uint64_t sp_suspended_count(void);
 

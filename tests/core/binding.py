@@ -25,7 +25,7 @@ METRICS = (
     "inuse_peak_space",
 )
 KINDS = ("calls", "wall", "cpu", "alloc", "heap")
-NONE, OPEN, ENTERED = range(3)
+NONE, OPEN, ENTERED, SUSPENDED = range(4)
 SAMPLED, SAMPLED_OUT, UNDECIDED = range(3)
 STARTED, START_RUNNING, START_NO_THREAD = range(3)
 PPROF_OK, PPROF_NO_MEMORY, PPROF_MALFORMED, PPROF_FOREIGN = range(4)
@@ -276,10 +276,22 @@ class Span:
     def id(self) -> int:
         return int(self.core.lib.spt_span_id(self.pointer))
 
+    @property
+    def is_suspended(self) -> bool:
+        return bool(self.core.lib.spt_span_is_suspended(self.pointer))
+
     def free(self) -> None:
         if not self.freed:
             self.freed = True
             self.core.lib.spt_span_free(self.pointer)
+
+
+class Context:
+    """What says whose child the next span is: a copy of the thread's."""
+
+    def __init__(self, thread: Thread) -> None:
+        self.core = thread.core
+        self.pointer = self.core.lib.spt_context_copy(thread.pointer)
 
 
 class Thread:
@@ -377,8 +389,33 @@ class Thread:
         finally:
             self.exit(span)
 
+    def use_context(self, context: Context | None) -> None:
+        """The context is the thread's from now on; None: its own is."""
+        pointer = self.core.ffi.NULL if context is None else context.pointer
+        self.core.lib.spt_thread_use_context(self.pointer, pointer)
+
+    def suspend(self, bottom: Span, key: int, settled: bool = True) -> bool:
+        """Take the spans from the innermost down to ``bottom`` off the stack. Not
+        ``settled``: before the thread sees to what other threads asked for."""
+        state = self.ready() if settled else self.pointer
+        place = self.core.place(key)
+        return bool(self.core.lib.sp_span_suspend(state, bottom.pointer, place))
+
+    def resume(self, key: int) -> bool:
+        """Put what is kept under the key back on the stack. False: there is nothing."""
+        state = self.ready()
+        top = self.core.lib.sp_suspended_take(self.core.place(key), self.core.ffi.NULL)
+        if top == self.core.ffi.NULL:
+            return False
+        self.core.lib.sp_span_resume(state, top)
+        return True
+
+    def abandon(self, span: Span) -> None:
+        self.core.lib.sp_span_abandon(self.ready(), span.pointer)
+
     def end(self) -> None:
         self.alive = False
+        self.use_context(None)
         self.core.lib.sp_thread_end_detached(self.pointer)
 
 
@@ -393,6 +430,7 @@ class Core:
         self.wall = 0
         self._threads: list[Thread] = []
         self._spans: list[Span] = []
+        self._contexts: list[Context] = []
         lib.spt_take_released()
 
     # --- sessions ------------------------------------------------------------
@@ -591,6 +629,23 @@ class Core:
         self._spans.append(span)
         return span
 
+    def context(self, thread: Thread) -> Context:
+        """A copy of the thread's, as what is started there gets one."""
+        self._contexts.append(Context(thread))
+        return self._contexts[-1]
+
+    def place(self, key: int) -> Any:
+        """A key of suspended spans."""
+        return self.ffi.cast("void *", key)
+
+    def resume_nowhere(self, key: int) -> bool:
+        """Resume on a thread that records nothing: the profiler's own."""
+        top = self.lib.sp_suspended_take(self.place(key), self.ffi.NULL)
+        if top == self.ffi.NULL:
+            return False
+        self.lib.sp_span_resume(self.ffi.NULL, top)
+        return True
+
     def released(self) -> list[Span]:
         """The spans that the core has let go of since the last call."""
         result = []
@@ -605,6 +660,8 @@ class Core:
             if thread.alive:
                 thread.end()
         for span in self._spans:
+            if not span.freed and span.is_suspended:
+                self.lib.sp_span_abandon(self.ffi.NULL, span.pointer)
             if not span.freed and span.state == ENTERED:
                 self.lib.sp_span_exit(self.ffi.NULL, span.pointer)
             if not span.freed and span.state == OPEN:
@@ -612,6 +669,9 @@ class Core:
         self.released()
         for span in self._spans:
             span.free()
+        for context in self._contexts:
+            self.lib.spt_context_free(context.pointer)
+        self._contexts.clear()
         self._threads.clear()
         self._spans.clear()
         self.lib.spt_clock_use(False)

@@ -109,6 +109,17 @@ bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
 void sp_span_close(struct sp_thread *thread, struct sp_span *span);
 void sp_thread_end_detached(struct sp_thread *thread);
 
+/* --- suspend.h, suspended.h -------------------------------------------------- */
+bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
+void sp_span_resume(struct sp_thread *thread, struct sp_span *top);
+void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
+struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept);
+struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span *));
+bool sp_suspended_has(const void *key);
+bool sp_suspended_remove(const void *key, struct sp_span *span);
+void sp_suspended_refuse(bool refuse);
+uint64_t sp_suspended_count(void);
+
 /* --- clock.h --------------------------------------------------------------- */
 void sp_clock_setup(void);
 int sp_clock_wall_kind(void);
@@ -221,6 +232,11 @@ bool sp_arrow_array(const struct sp_feed_batch *batch, struct ArrowArray *array)
 struct sp_thread *spt_thread_new(unsigned key);
 struct sp_thread *spt_thread_ready(struct sp_thread *thread);
 struct sp_thread *spt_thread_mine(void);
+struct sp_context;
+struct sp_context *spt_context_copy(const struct sp_thread *thread);
+void spt_context_free(struct sp_context *context);
+void spt_context_clear(struct sp_context *context);
+void spt_thread_use_context(struct sp_thread *thread, struct sp_context *context);
 void spt_thread_allocate(struct sp_thread *thread, uint64_t count, uint64_t bytes);
 uint32_t spt_thread_cells(const struct sp_thread *thread);
 
@@ -271,6 +287,15 @@ void spt_spans_make(struct sp_thread *thread, sp_key key, uint64_t count);
 int spt_span_state(const struct sp_span *span);
 uint64_t spt_span_id(const struct sp_span *span);
 uint32_t spt_span_path(const struct sp_span *span);
+bool spt_span_skips(struct sp_thread *thread);
+bool spt_span_is_suspended(const struct sp_span *span);
+struct sp_span *spt_span_below(const struct sp_span *span);
+void spt_span_link(struct sp_span *above, struct sp_span *below);
+uint64_t spt_suspended_visit(void);
+uint64_t spt_suspended_key_after(uint64_t key, uint64_t mask, uint64_t bits);
+struct sp_span *spt_suspended_take_but(const void *key, const struct sp_span *span);
+void spt_span_set_thrown_into(struct sp_span *span, const void *frame);
+const void *spt_span_thrown_into(const struct sp_span *span);
 struct sp_span *spt_take_released(void);
 
 struct spt_readings {

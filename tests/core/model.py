@@ -58,6 +58,9 @@ class Span:
     running_on: Thread | None = None
     idle: bool = False
     asked_to_exit: bool = False
+    before: Span | None = None  # its context's current span before it was entered
+    kept_under: int | None = None  # while suspended: the key of its group
+    adrift: bool = False  # neither suspended nor on a stack, but not exited yet
 
     @property
     def node(self) -> Node:
@@ -65,12 +68,31 @@ class Span:
 
     @property
     def destroyed(self) -> bool:
-        return self.running_on is None and not self.idle
+        return self.running_on is None and not self.idle and not self.adrift
+
+    def is_same(self, current: Span | None) -> bool:
+        """Whether a context that says ``current`` means this span. Those that are
+        sampled out are all alike."""
+        return self is current or (current is not None and self.out and current.out)
+
+
+@dataclass(eq=False)
+class Context:
+    """Whose child the next span is (4.3)."""
+
+    current: Span | None = None
 
 
 @dataclass(eq=False)
 class Thread:
     stack: list[Span] = field(default_factory=list)
+    own_context: Context = field(default_factory=Context)
+    other_context: Context | None = None
+    session: Session | None = None  # that it was last seen in
+
+    @property
+    def context(self) -> Context:
+        return self.other_context or self.own_context
 
 
 @dataclass
@@ -78,6 +100,7 @@ class Model:
     session: Session | None = None
     threads: list[Thread] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)  # all that are not destroyed
+    groups: dict[int, list[Span]] = field(default_factory=dict)  # the innermost last
     misnested: int = 0
     abandoned: int = 0
     sampled_out: int = 0
@@ -128,7 +151,10 @@ class Model:
         sessions behind, and exits those that other threads asked for (3.8)."""
         if self.session is None:
             return
-        for span in list(thread.stack):
+        if thread.session is not self.session:
+            thread.own_context.current = None
+            thread.session = self.session
+        for span in reversed(list(thread.stack)):
             if span.session is not self.session:
                 thread.stack.remove(span)
             elif span.asked_to_exit:
@@ -136,10 +162,11 @@ class Model:
 
     def end(self, thread: Thread) -> None:
         """Spans that the thread leaves behind are abandoned, and counted."""
-        for span in list(thread.stack):
+        for span in reversed(list(thread.stack)):
             if span.session is self.session:
                 self.abandoned += 1
-                self._leave(thread, span)
+                thread.stack.remove(span)
+                self._settle(span)
         self.threads.remove(thread)
 
     # --- spans ---------------------------------------------------------------
@@ -152,13 +179,15 @@ class Model:
         sampled: bool,
         opened: bool,
     ) -> Span:
-        """A child of ``parent``, else of the innermost running span (4.1, 4.4). What
-        belongs to another session is no parent. A root may be sampled out, a child is
-        if its parent is (3.7)."""
+        """A child of ``parent``, else of its context's current span (4.3), else of the
+        innermost running one (4.1, 4.4). What belongs to another session is no parent.
+        A root may be sampled out, a child is if its parent is (3.7)."""
         assert self.session is not None
         above = parent
-        if above is None and thread.stack:
-            above = thread.stack[-1]
+        if above is None:
+            above = thread.context.current
+            if above is None or above.session is not self.session:
+                above = thread.stack[-1] if thread.stack else None
         known = above is not None and above.session is self.session
         out = above.out if above and known else self.session.sampling and not sampled
         if out:
@@ -194,11 +223,16 @@ class Model:
     def exit(self, thread: Thread, span: Span) -> bool:
         """True if it took effect. On the wrong thread it is only asked for; out of
         order it is put right; both are counted (3.8)."""
-        if span.session is not self.session:
-            if span.running_on is not None:
-                self._leave(span.running_on, span)
+        if span.kept_under is not None:
+            self.misnested += 1
+            self._withdraw(span)
             return True
-        if span.running_on is None:
+        if span.running_on is None and not span.adrift:
+            return True
+        if span.session is not self.session or span.running_on is None:
+            if span.running_on is not None and span in span.running_on.stack:
+                span.running_on.stack.remove(span)
+            self._settle(span)
             return True
         if span.running_on is not thread:
             self.misnested += 1
@@ -209,6 +243,8 @@ class Model:
         return True
 
     def close(self, span: Span) -> None:
+        if span.kept_under is not None:
+            self._withdraw(span)
         span.idle = False
         self._destroy(span)
 
@@ -221,13 +257,74 @@ class Model:
     def _push(self, thread: Thread, span: Span) -> None:
         span.running_on = thread
         thread.stack.append(span)
+        span.before = thread.context.current
+        thread.context.current = span
 
     def _leave(self, thread: Thread, span: Span) -> None:
-        """Off the stack, wherever it is: what runs above goes on (3.8)."""
-        if span in thread.stack:
-            thread.stack.remove(span)
+        """Off the stack, wherever it is: what runs above goes on (3.8). The context's
+        current span is the one before it again, and whoever of this context was
+        entered above it comes after that one."""
+        context = thread.context
+        place = thread.stack.index(span)
+        last: Span | None = None
+        current = context.current
+        for above in reversed(thread.stack[place + 1 :]):
+            if above.is_same(current):
+                last, current = above, above.before
+        if span.is_same(current) and last is not None:
+            last.before = span.before
+        elif span.is_same(current):
+            context.current = span.before
+        thread.stack.remove(span)
+        self._settle(span)
+
+    def _settle(self, span: Span) -> None:
         span.running_on = None
-        span.asked_to_exit = False
+        span.asked_to_exit = span.adrift = False
         span.idle = span.opened
         if not span.opened:
             self._destroy(span)
+
+    # --- suspended spans -----------------------------------------------------
+
+    def suspend(self, thread: Thread, count: int, key: int) -> None:
+        """The innermost ones leave the thread together (4.2), and are idle. What the
+        key had before is abandoned."""
+        group = thread.stack[-count:]
+        del thread.stack[-count:]
+        for span in reversed(group):
+            if span.is_same(thread.context.current):
+                thread.context.current = span.before
+            span.running_on = None
+            span.idle = True
+            span.kept_under = key
+        for span in reversed(self.groups.pop(key, [])):
+            self.abandon(span, of_group=False)
+        self.groups[key] = group
+
+    def resume(self, thread: Thread | None, key: int) -> None:
+        """All that are kept under the key go on, in their order, in the thread's
+        context; those of another session, or on no thread of the session, nowhere."""
+        for span in self.groups.pop(key):
+            span.kept_under = None
+            if thread is not None and span.session is self.session:
+                span.idle = False
+                self._push(thread, span)
+            elif not span.opened:
+                span.idle = False
+                span.adrift = True
+
+    def abandon(self, span: Span, of_group: bool = True) -> None:
+        """It will not be resumed."""
+        self.abandoned += span.session is self.session
+        self._withdraw(span, of_group)
+
+    def _withdraw(self, span: Span, of_group: bool = True) -> None:
+        assert span.kept_under is not None
+        if of_group:
+            group = self.groups[span.kept_under]
+            group.remove(span)
+            if not group:
+                del self.groups[span.kept_under]
+        span.kept_under = None
+        self._settle(span)

@@ -11,6 +11,8 @@
 #include "../../csrc/core/roster.h"
 #include "../../csrc/core/span.h"
 #include "../../csrc/core/stats.h"
+#include "../../csrc/core/suspend.h"
+#include "../../csrc/core/suspended.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -166,6 +168,38 @@ struct sp_thread *spt_thread_ready(struct sp_thread *thread) {
 
 struct sp_thread *spt_thread_mine(void) {
     return sp_thread_current();
+}
+
+/* --- contexts ---------------------------------------------------------------- */
+
+/* By the threads' keys; NULL: the thread's own. */
+static struct sp_context *contexts[KEYS];
+
+static void find_context(struct sp_thread *thread) {
+    struct sp_context *context = contexts[(uintptr_t)thread->clock.key];
+    if (context != NULL) thread->context = context;
+}
+
+/* A copy of the thread's. */
+struct sp_context *spt_context_copy(const struct sp_thread *thread) {
+    struct sp_context *context = malloc(sizeof *context);
+    *context = *thread->context;
+    return context;
+}
+void spt_context_free(struct sp_context *context) {
+    free(context);
+}
+
+/* The context is the thread's from now on; NULL: its own is. */
+void spt_thread_use_context(struct sp_thread *thread, struct sp_context *context) {
+    atomic_store_explicit(&sp_thread_find_context, find_context, memory_order_relaxed);
+    contexts[(uintptr_t)thread->clock.key] = context;
+    thread->context = context != NULL ? context : &thread->own_context;
+}
+
+/* The context says that its next span is a root. */
+void spt_context_clear(struct sp_context *context) {
+    context->current = (struct sp_parent){0, SP_PATH_ROOT, sp_session_running()};
 }
 
 /* --- memory ------------------------------------------------------------------ */
@@ -360,6 +394,55 @@ bool spt_span_is_sampled_out(const struct sp_span *span) {
 }
 uint32_t spt_span_path(const struct sp_span *span) {
     return span->path;
+}
+bool spt_span_skips(struct sp_thread *thread) {
+    return sp_span_is_unheard(thread) && sp_span_skips(thread);
+}
+bool spt_span_is_suspended(const struct sp_span *span) {
+    return span->suspended;
+}
+/* Of a span on a stack or in a group. */
+struct sp_span *spt_span_below(const struct sp_span *span) {
+    return span->below;
+}
+/* Put them into a group by hand: `above` on top of `below`. */
+void spt_span_link(struct sp_span *above, struct sp_span *below) {
+    above->below = below;
+}
+/* What sp_suspended_each visits. */
+static uint64_t visited;
+static void count_visit(void *context, struct sp_span *span) {
+    (void)context;
+    (void)span;
+    visited++;
+}
+uint64_t spt_suspended_visit(void) {
+    visited = 0;
+    sp_suspended_each(count_visit, NULL);
+    return visited;
+}
+/* The next key whose hash has these low bits: as the table has it, those of its part
+ * and then those of its place there. */
+uint64_t spt_suspended_key_after(uint64_t key, uint64_t mask, uint64_t bits) {
+    do key += 16;
+    while ((sp_mix(key >> 4) & mask) != bits);
+    return key;
+}
+static const struct sp_span *not_retained;
+static bool retain_but_one(struct sp_span *span) {
+    return span != not_retained;
+}
+/* sp_suspended_take while another thread is about to abandon that span. */
+struct sp_span *spt_suspended_take_but(const void *key, const struct sp_span *span) {
+    not_retained = span;
+    return sp_suspended_take(key, retain_but_one);
+}
+/* The host's, of an entered span. */
+void spt_span_set_thrown_into(struct sp_span *span, const void *frame) {
+    span->thrown_into = frame;
+}
+const void *spt_span_thrown_into(const struct sp_span *span) {
+    return span->thrown_into;
 }
 
 static pthread_mutex_t released_lock = PTHREAD_MUTEX_INITIALIZER;

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import model as reference
-from .binding import Core, Profile, Span, Thread, Values
+from .binding import Context, Core, Profile, Span, Thread, Values
 
 # One step of a program: what, and numbers that choose among what there is. A step that
 # makes no sense where it stands is left out.
@@ -20,6 +20,8 @@ STEPS = (
     *(COMMON * 4),
     *(("begin_under", "open", "enter", "exit_any", "close", "snapshot", "delta") * 2),
     *(("thread", "end_thread", "start", "stop", "allocate", "feed", "chance") * 2),
+    *(("suspend", "resume", "context") * 3),
+    *("suspend_late", "resume_nowhere", "abandon"),
 )
 number = st.integers(0, 7)
 steps = st.tuples(st.sampled_from(STEPS), number, number, number)
@@ -30,6 +32,7 @@ FRAMES: list[reference.Frame] = [
     *(("labelled", value) for value in "xy"),
 ]
 MAX_NODES = [100_000, 100_000, 2, 5]
+KEYS = 3  # of groups of suspended spans
 FEED_LIMIT = 500  # no program here has more spans
 
 
@@ -48,6 +51,7 @@ class Program:
     core: Core
     model: reference.Model = field(default_factory=reference.Model)
     threads: list[tuple[Thread, reference.Thread]] = field(default_factory=list)
+    contexts: list[tuple[Context, reference.Context]] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     ended: list[Pair] = field(default_factory=list)  # destroyed, but not freed yet
     shown: dict[reference.Path, Values] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class Program:
             for name in ("misnested", "abandoned", "nodes_folded")
         }
         self.folded = 0
+        self.fed = True
         self.sampled = True  # the sampler's next answers
         self.sampled_out = self.core.sampled_out
         self.model.now = self.core.wall
@@ -93,7 +98,8 @@ class Program:
     def start(self, a: int, b: int, c: int) -> None:
         if self.model.session is None:
             limit = MAX_NODES[a % len(MAX_NODES)]
-            self.core.feed_limit(FEED_LIMIT)
+            self.fed = c % 4 != 3
+            self.core.feed_limit(FEED_LIMIT if self.fed else 0)
             sampling = b % 2 == 1
             self.core.sample_by((lambda: self.sampled) if sampling else None)
             self.core.start(max_nodes=limit)
@@ -141,7 +147,7 @@ class Program:
 
     def feed(self, a: int, b: int, c: int) -> None:
         """Each span that is over is told of once, with what was its own."""
-        if self.model.session is None:
+        if self.model.session is None or not self.fed:
             return
         self.check_open()
         records = {record.id: record for record in self.core.take_spans()}
@@ -213,10 +219,13 @@ class Program:
             made.id = span.id
 
     def enter(self, a: int, b: int, c: int) -> None:
-        idle = [pair for pair in self.pairs if pair.expected.idle]
+        real, expected = self.turn(a)
+        idle = [
+            pair
+            for pair in self.pairs
+            if pair.expected.idle and pair.expected.kept_under is None
+        ]
         if idle:
-            real, expected = self.turn(a)
-            idle = [pair for pair in idle if pair.expected.idle]
             pair = idle[b % len(idle)]
             real.enter(pair.real)
             self.model.enter(expected, pair.expected)
@@ -228,23 +237,98 @@ class Program:
             self.leave(real, expected, expected.stack[-1])
 
     def exit_any(self, a: int, b: int, c: int) -> None:
-        """Out of order, or on another thread, or of an earlier session."""
+        """Out of order, or on another thread, or of an earlier session, or while it is
+        suspended."""
         real, expected = self.turn(a)
         spans = [
-            pair.expected
-            for pair in self.pairs
-            if pair.expected.running_on is not None and not pair.expected.asked_to_exit
+            span
+            for span in (pair.expected for pair in self.pairs)
+            if span.kept_under is not None
+            or span.adrift
+            or (span.running_on is not None and not span.asked_to_exit)
         ]
         if spans:
             self.leave(real, expected, spans[b % len(spans)])
 
     def close(self, a: int, b: int, c: int) -> None:
         real, _ = self.turn(a)
-        idle = [pair for pair in self.pairs if pair.expected.idle]
+        idle = [
+            pair for pair in self.pairs if pair.expected.idle and pair.expected.opened
+        ]
         if idle:
             pair = idle[b % len(idle)]
             real.close(pair.real)
             self.model.close(pair.expected)
+
+    def context(self, a: int, b: int, c: int) -> None:
+        """The thread goes on in its own context, in another one that nobody is in, or
+        in a new one, which is a copy of that in which it is."""
+        real, expected = self.threads[a % len(self.threads)]
+        taken = [thread.other_context for _, thread in self.threads]
+        free = [pair for pair in self.contexts if pair[1] not in taken]
+        if b == 0:
+            real.use_context(None)
+            expected.other_context = None
+            return
+        if b >= 4 or not free:
+            copy = reference.Context(expected.context.current)
+            self.contexts.append((self.core.context(real), copy))
+            free = self.contexts[-1:]
+        context, model = free[c % len(free)]
+        real.use_context(context)
+        expected.other_context = model
+
+    def suspend(self, a: int, b: int, c: int) -> None:
+        """The topmost spans, under a key that may be in use."""
+        real, expected = self.turn(a)
+        self.put_aside(real, expected, b, c)
+
+    def suspend_late(self, a: int, b: int, c: int) -> None:
+        """Others ask for exits while the thread is about to suspend the spans."""
+        real, expected = self.threads[a % len(self.threads)]
+        if all(span.session is self.model.session for span in expected.stack):
+            self.put_aside(real, expected, b, c, settled=False)
+
+    def put_aside(
+        self,
+        real: Thread,
+        expected: reference.Thread,
+        b: int,
+        c: int,
+        settled: bool = True,
+    ) -> None:
+        if self.model.session is None or not expected.stack:
+            return
+        count = 1 + b % len(expected.stack)
+        bottom = self.pair_of(expected.stack[-count])
+        assert real.suspend(bottom.real, 16 * (1 + c % KEYS), settled)
+        self.model.suspend(expected, count, c % KEYS)
+
+    def resume(self, a: int, b: int, c: int) -> None:
+        real, expected = self.turn(a)
+        key = c % KEYS
+        found = real.resume(16 * (1 + key))
+        assert found == (key in self.model.groups)
+        if found:
+            on = expected if self.model.session is not None else None
+            self.model.resume(on, key)
+
+    def resume_nowhere(self, a: int, b: int, c: int) -> None:
+        """By a thread that records nothing."""
+        key = c % KEYS
+        found = self.core.resume_nowhere(16 * (1 + key))
+        assert found == (key in self.model.groups)
+        if found:
+            self.model.resume(None, key)
+
+    def abandon(self, a: int, b: int, c: int) -> None:
+        """One of a group, whose host is about to free it."""
+        real, _ = self.turn(a)
+        kept = [pair for pair in self.pairs if pair.expected.kept_under is not None]
+        if kept:
+            pair = kept[b % len(kept)]
+            real.abandon(pair.real)
+            self.model.abandon(pair.expected)
 
     def snapshot(self, a: int, b: int, c: int) -> None:
         if self.model.session is None:
@@ -290,8 +374,10 @@ class Program:
     def leave(
         self, real: Thread, expected: reference.Thread, span: reference.Span
     ) -> None:
-        pair = next(pair for pair in self.pairs if pair.expected is span)
-        assert real.exit(pair.real) == self.model.exit(expected, span)
+        assert real.exit(self.pair_of(span).real) == self.model.exit(expected, span)
+
+    def pair_of(self, span: reference.Span) -> Pair:
+        return next(pair for pair in self.pairs if pair.expected is span)
 
     def any_span(self, c: int) -> Pair | None:
         """Any span as a parent: idle, running anywhere, destroyed, of any session."""
@@ -306,6 +392,9 @@ class Program:
                 assert pair.real.state == 0
                 self.pairs.remove(pair)
                 self.ended.append(pair)
+            else:
+                kept = pair.expected.kept_under is not None
+                assert pair.real.is_suspended == kept
         while len(self.ended) > 2:
             self.ended.pop(0).real.free()
 

@@ -63,7 +63,7 @@ class ToldProgram(Program):
             self.roster = Roster(self.core)
             self.listener = Listener()
             self.over: list[reference.Span] = []
-        super().start(a, b, c)
+        super().start(a, b, 0)  # there is a feed
 
     def stop(self, a: int, b: int, c: int) -> None:
         super().stop(a, b, c)

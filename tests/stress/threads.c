@@ -1,7 +1,8 @@
 /* Stress for the core: threads that open spans as fast as they can, threads that come
- * and go, exits from the wrong thread, one span that many enter, a collector that
- * reads all the time, and sessions that stop and start under all of them. For
- * ThreadSanitizer, and useful without it: at the end sums are compared.
+ * and go, exits from the wrong thread, one span that many enter, groups of spans that
+ * some suspend and others resume, a collector that reads all the time, and sessions
+ * that stop and start under all of them. For ThreadSanitizer, and useful without it: at
+ * the end sums are compared.
  *
  *     threads [SECONDS]
  *
@@ -11,6 +12,8 @@
 #include "../../csrc/core/collector.h"
 #include "../../csrc/core/span.h"
 #include "../../csrc/core/stats.h"
+#include "../../csrc/core/suspend.h"
+#include "../../csrc/core/suspended.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -153,10 +156,145 @@ static void *stranger(void *argument) {
     return NULL;
 }
 
+/* --- spans that one thread suspends and another resumes -------------------------- */
+
+/* As a coroutine would have it. It is whose that has entered its spans, or has taken
+ * them out of the table: nothing but the table hands it on. */
+#define GROUP 4
+struct task {
+    struct sp_span spans[GROUP]; /* the innermost last */
+    unsigned count;
+    bool opens; /* some of them were opened, and must be closed by us */
+    struct sp_context context;
+    struct task *next;
+};
+
+/* Those that open spans, until the end: one whose group is abandoned by a thread that
+ * uses its key is nobody's. */
+static _Atomic(struct task *) openers;
+
+/* Few keys, so that they are met with by others; now and then two threads put a group
+ * under one at a time, and the first is abandoned. */
+#define KEYS 16
+static char keys[KEYS];
+
+static void end_task(struct task *task) {
+    struct sp_thread *thread = sp_thread_self;
+    while (task->count > 0) {
+        struct sp_span *span = &task->spans[--task->count];
+        sp_span_exit(thread, span);
+        if (span->opened) sp_span_close(thread, span);
+    }
+    if (thread != NULL) thread->context = &thread->own_context;
+    if (!task->opens) free(task);
+}
+
+static struct task *new_task(struct sp_thread *thread, struct work *work) {
+    struct task *task = calloc(1, sizeof *task);
+    task->context = *thread->context;
+    task->opens = random_number(&work->seed) % 8 == 0;
+    if (task->opens) {
+        task->next = atomic_load(&openers);
+        while (!atomic_compare_exchange_weak(&openers, &task->next, task)) continue;
+    }
+    unsigned count = 1 + random_number(&work->seed) % GROUP;
+    while (task->count < count && (thread = sp_thread_current()) != NULL) {
+        struct sp_span *span = &task->spans[task->count++];
+        uint32_t choice = random_number(&work->seed);
+        span->owner = task;
+        thread->context = &task->context;
+        work->begun++;
+        if (!task->opens || choice % 2 == 0) {
+            sp_span_begin(thread, span, names[choice / 8 % NAMES]);
+            continue;
+        }
+        sp_span_open(thread, span, names[choice / 8 % NAMES], NULL);
+        sp_span_enter(thread, span);
+    }
+    return task;
+}
+
+/* Whether all of its spans are at the top of the thread's stack: no session has ended
+ * meanwhile. */
+static bool runs(const struct sp_thread *thread, const struct task *task) {
+    const struct sp_span *span = thread->top;
+    for (unsigned n = task->count; n-- > 0; span = span->below)
+        if (span != &task->spans[n]) return false;
+    return task->count > 0;
+}
+
+static void abandon_task(struct sp_thread *thread, struct sp_span *top) {
+    struct task *task = top->owner;
+    for (struct sp_span *s = top, *below; s != NULL; s = below) {
+        below = s->below;
+        sp_span_abandon(thread, s);
+        if (s->opened) sp_span_close(thread, s);
+    }
+    if (!task->opens) free(task);
+}
+
+/* Take up what is under some key, or begin it, and put it somewhere. */
+static void one_step(struct work *work) {
+    uint32_t choice = random_number(&work->seed);
+    struct sp_thread *thread = sp_thread_current();
+    if (thread == NULL) return;
+    struct task *task;
+    struct sp_span *top = sp_suspended_take(&keys[choice % KEYS], NULL);
+    if (top == NULL) {
+        task = new_task(thread, work);
+    } else if (choice / KEYS % 16 == 0) {
+        abandon_task(thread, top);
+        return;
+    } else {
+        task = top->owner;
+        thread->context = &task->context;
+        sp_span_resume(thread, top);
+    }
+    use_blocks(&work->seed);
+    if (choice / KEYS % 4 == 0) one_tree(work);
+    thread = sp_thread_current();
+    choice = random_number(&work->seed);
+    if (thread == NULL || !runs(thread, task) || choice % 8 == 0) {
+        end_task(task);
+        return;
+    }
+    thread->context = &task->context;
+    sp_span_suspend(thread, &task->spans[0], &keys[choice / 8 % KEYS]);
+    thread->context = &thread->own_context;
+}
+
+static void *suspender(void *argument) {
+    struct work *work = argument;
+    while (!is_over()) {
+        one_step(work);
+        if (sp_thread_current() == NULL) nap(1000);
+    }
+    return NULL;
+}
+
+/* What nobody has resumed; the threads are over. */
+static void abandon_the_rest(void) {
+    for (unsigned n = 0; n < KEYS; n++) {
+        struct sp_span *top = sp_suspended_take(&keys[n], NULL);
+        if (top != NULL) abandon_task(sp_thread_current(), top);
+    }
+    CHECK(sp_suspended_count() == 0);
+    struct task *task = atomic_exchange(&openers, NULL);
+    while (task != NULL) {
+        struct task *next = task->next;
+        for (unsigned n = 0; n < GROUP; n++)
+            if (task->spans[n].opened)
+                sp_span_close(sp_thread_current(), &task->spans[n]);
+        free(task);
+        task = next;
+    }
+}
+
 /* Lives for a few spans only; its state goes to the next one. */
 static void *mayfly(void *argument) {
     struct work *work = argument;
     for (int i = 0; i < 5; i++) one_tree(work);
+    for (int i = 0; i < 5; i++) one_step(work);
     /* Dies with a span entered, which is abandoned. */
     static struct sp_span left[WORKERS];
     struct sp_thread *thread = sp_thread_current();
@@ -408,8 +546,9 @@ static void one_session(long nanos, uint64_t *calls) {
 static void run_threads(double seconds, bool restart) {
     struct {
         void *(*run)(void *);
-    } kinds[] = {{worker}, {worker}, {mayflies}, {giver},  {taker},
-                 {sharer}, {sharer}, {namer},    {reader}, {stranger}};
+    } kinds[] = {{worker},    {worker},    {mayflies}, {giver},  {taker},
+                 {sharer},    {sharer},    {namer},    {reader}, {stranger},
+                 {suspender}, {suspender}, {suspender}};
     enum { COUNT = sizeof kinds / sizeof kinds[0] };
     pthread_t threads[COUNT];
     struct work work[COUNT];
@@ -455,6 +594,7 @@ static void run_threads(double seconds, bool restart) {
     for (uint32_t slot = 0; slot < SLOTS; slot++) free_slot(slot);
     if (sp_span_state(&shared) == SP_SPAN_OPEN)
         sp_span_close(sp_thread_current(), &shared);
+    abandon_the_rest();
     if (restart) {
         /* Spans begun between the last reading and the end of a session are lost. */
         CHECK(calls <= begun);
