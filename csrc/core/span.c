@@ -7,7 +7,9 @@
 
 #include <pthread.h>
 
-void (*sp_span_release)(struct sp_span *span);
+void (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
+                        void (*take_off)(struct sp_thread *, struct sp_span *));
+void (*sp_span_claim)(struct sp_span *span);
 
 /* --- user and system ------------------------------------------------------ */
 
@@ -102,7 +104,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     span->below = thread->top;
     span->outer = sp_cell_running(thread);
     span->cell = cell;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     bool irregular = thread->feed.on && cell->parent != span->outer->path;
     bool changes = false;
@@ -119,8 +121,8 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
 }
 
 static inline void set_plain(struct sp_span *span) {
-    span->opened = span->slow_exit = span->totalled = span->suspended =
-        span->thrown_through = false;
+    span->opened = span->slow_exit = span->totalled = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -166,7 +168,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     span->below = thread->top;
     span->outer = outer;
     span->cell = cell;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     sp_context_enter(thread, span);
     thread->top = span;
@@ -201,7 +203,7 @@ static void push_sampled_out(struct sp_thread *thread, struct sp_span *span) {
     span->below = thread->top;
     span->outer = sp_cell_running(thread);
     span->cell = &thread->sampled_out;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     sp_boundary(thread, span->cell);
     sp_context_enter(thread, span);
@@ -262,17 +264,23 @@ static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span 
     return false;
 }
 
+static void take_off(struct sp_thread *thread, struct sp_span *span) {
+    if (span == thread->top)
+        pop(thread, span);
+    else
+        unlink_from_middle(thread, span);
+    sp_span_settle(thread, span);
+}
+
 SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
     struct sp_span *span = thread->top;
     while (span != NULL) {
         struct sp_span *below = span->below;
         if (atomic_load_explicit(&span->exit_requested, memory_order_acquire)) {
-            if (span == thread->top)
-                pop(thread, span);
+            if (sp_span_release != NULL)
+                sp_span_release(thread, span, take_off);
             else
-                unlink_from_middle(thread, span);
-            sp_span_settle(thread, span);
-            if (sp_span_release != NULL) sp_span_release(span);
+                take_off(thread, span);
             below = thread->top; /* the host may have run anything: begin again */
         }
         span = below;
@@ -292,31 +300,63 @@ static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) 
     return false;
 }
 
-static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
-    if (thread != NULL && span->thread == thread && runs_on(thread, span)) {
-        /* Spans of two coroutines that take turns, where their suspension cannot be
-         * seen, are each nested well in their own. */
-        if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
-        if (span == thread->top)
-            pop(thread, span);
-        else
-            unlink_from_middle(thread, span);
-        sp_span_settle(thread, span);
-        return true;
-    }
+/* Have the thread whose stack the span is on, or is about to be put on, exit it. False
+ * if that thread has ended meanwhile. */
+static bool request_exit(struct sp_span *span) {
+    struct sp_thread *other = sp_span_thread(span);
+    atomic_store_explicit(&span->exit_requested, true, memory_order_release);
+    /* Either it sees this once the span is on its stack, or we see that it is. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (sp_span_is_suspended(span)) return true;
+    if (sp_span_state(span) == SP_SPAN_NONE) return false;
+    if (sp_span_thread(span) != NULL) other = sp_span_thread(span);
+    if (other != NULL) sp_thread_poke(other);
+    return true;
+}
+
+static bool is_on_another(const struct sp_thread *thread, const struct sp_span *span) {
+    const struct sp_thread *other = sp_span_thread(span);
     uint32_t running = sp_session_running();
-    if (span->thread != thread && span->thread != NULL && running != 0 &&
-        span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED) {
+    return other != thread && other != NULL && running != 0 &&
+           span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED;
+}
+
+/* Other threads suspend and resume it meanwhile; but for these the host sees to it that
+ * nobody else exits or abandons it. */
+static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
+    bool requested = false;
+    do {
+        if (sp_span_is_suspended(span)) {
+            if (sp_span_withdraw(thread, span)) {
+                if (sp_span_claim != NULL) sp_span_claim(span);
+                sp_count(&sp_stats.misnested);
+                break;
+            }
+            requested = request_exit(span);
+        } else if (is_on_another(thread, span)) {
+            requested = request_exit(span);
+        }
+        /* What was just suspended says so before it says that it is not entered. */
+    } while (!requested && sp_span_is_suspended(span));
+    if (requested) {
         sp_count(&sp_stats.misnested);
-        atomic_store_explicit(&span->exit_requested, true, memory_order_release);
-        sp_thread_poke(span->thread);
         return false;
     }
-    if (span->suspended) {
-        sp_count(&sp_stats.misnested);
-        sp_span_withdraw(thread, span);
-    }
     /* Or of a session that is over, or left behind by a thread that is. */
+    sp_span_settle(thread, span);
+    return true;
+}
+
+static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
+    if (thread == NULL || sp_span_thread(span) != thread || !runs_on(thread, span))
+        return exit_elsewhere(thread, span);
+    /* Spans of two coroutines that take turns, where their suspension cannot be
+     * seen, are each nested well in their own. */
+    if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
+    if (span == thread->top)
+        pop(thread, span);
+    else
+        unlink_from_middle(thread, span);
     sp_span_settle(thread, span);
     return true;
 }
@@ -413,7 +453,8 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
         parent != NULL ? in_session(thread, parent) : next_parent(thread);
     create(thread, span, key, cell_under(thread, key, &above));
     span->opened = span->slow_exit = span->totalled = true;
-    span->suspended = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
+    span->thrown_through = false;
     pthread_mutex_lock(&open_lock);
     span->idle_since = sp_clock_wall();
     span->feed_total = NULL;
@@ -424,7 +465,8 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
 }
 
 void sp_span_enter(struct sp_thread *thread, struct sp_span *span) {
-    if (span->generation != sp_thread_generation(thread)) return; /* it is not recorded */
+    if (span->generation != sp_thread_generation(thread))
+        return; /* it is not recorded */
     if (sp_span_is_sampled_out(span)) {
         push_sampled_out(thread, span);
         return;

@@ -1,11 +1,11 @@
 /* Suspension: spans leave their thread's stack for a while, and come back, perhaps on
  * another thread.
  *
- * A coroutine or generator that yields takes the spans that it has entered with it: from
- * there on the thread's time is that of the spans below, and theirs is idle. When it is
- * resumed they are put back on top, in their order and as the children of whose children
- * they are. The host says which spans and when, under a key of its own (the address of a
- * frame).
+ * A coroutine or generator that yields takes the spans that it has entered with it:
+ * from there on the thread's time is that of the spans below, and theirs is idle. When
+ * it is resumed they are put back on top, in their order and as the children of whose
+ * children they are. The host says which spans and when, under a key of its own (the
+ * address of a frame).
  *
  * A group that is kept has no claim on its spans' memory: who frees a span that is
  * suspended must withdraw it before. */
@@ -33,7 +33,8 @@ void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
  * abandoned by another thread. NULL: that cannot be. */
 extern bool (*sp_span_retain)(struct sp_span *span);
 
-/* For collect.c: visits every span that is suspended, and not opened, of the generation.
+/* For collect.c: visits every span that is suspended, and not opened, of the
+ * generation.
  */
 void sp_span_each_suspended(uint32_t generation, uint64_t wall,
                             void (*visit)(void *context, uint32_t path, uint64_t idle),

@@ -81,22 +81,6 @@ static void remove_at(struct part *part, uint32_t gap) {
         resize(part, size / 4); /* if there is no memory it stays as it is */
 }
 
-struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept) {
-    uint64_t hash = hash_of(key);
-    struct part *part = part_of(hash);
-    struct sp_span *before = NULL;
-    sp_lock_take(&part->lock);
-    *kept = make_room(part);
-    if (SP_LIKELY(*kept)) {
-        struct place *place = &part->places[find(part, key, hash)];
-        before = place->top;
-        part->count += place->key == NULL;
-        *place = (struct place){key, top};
-    }
-    sp_lock_release(&part->lock);
-    return before;
-}
-
 static struct sp_span *retained(struct sp_span *top, bool (*retain)(struct sp_span *)) {
     struct sp_span **link = &top;
     while (*link != NULL)
@@ -105,6 +89,25 @@ static struct sp_span *retained(struct sp_span *top, bool (*retain)(struct sp_sp
         else
             *link = (*link)->below;
     return top;
+}
+
+struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
+                                 bool (*retain)(struct sp_span *), bool *kept) {
+    uint64_t hash = hash_of(key);
+    struct part *part = part_of(hash);
+    struct sp_span *before = NULL;
+    sp_lock_take(&part->lock);
+    *kept = make_room(part);
+    if (SP_LIKELY(*kept)) {
+        struct place *place = &part->places[find(part, key, hash)];
+        before = place->top;
+        if (SP_UNLIKELY(before != NULL) && retain != NULL)
+            before = retained(before, retain);
+        part->count += place->key == NULL;
+        *place = (struct place){key, top};
+    }
+    sp_lock_release(&part->lock);
+    return before;
 }
 
 struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span *)) {

@@ -85,18 +85,19 @@ static int span_clear(PyObject *object) {
 
 /* What is suspended holds no reference. All that was entered goes with the object. */
 static SP_COLD void abandon_runs(SpanObject *self) {
-    if (self->span.suspended) suspension_abandon(&self->span);
+    if (sp_span_is_suspended(&self->span)) suspension_abandon(&self->span);
     while (self->extra != NULL) {
         struct run *run = self->extra;
         self->extra = run->next;
-        if (run->span.suspended) suspension_abandon(&run->span);
+        if (sp_span_is_suspended(&run->span)) suspension_abandon(&run->span);
         PyMem_RawFree(run);
     }
 }
 
 static void span_free(SpanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    if (SP_UNLIKELY(self->span.suspended || self->extra != NULL)) abandon_runs(self);
+    if (SP_UNLIKELY(sp_span_is_suspended(&self->span) || self->extra != NULL))
+        abandon_runs(self);
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
         sp_span_close(sp_thread_for_charges(), &self->span);
     Py_DECREF(self->name);
@@ -133,7 +134,7 @@ static void span_dealloc(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     ModuleState *state = state_first;
     if (SP_LIKELY(self->labels == NULL && self->parent == NULL && !self->span.opened &&
-                  !self->span.suspended && self->extra == NULL &&
+                  !sp_span_is_suspended(&self->span) && self->extra == NULL &&
                   Py_TYPE(self) == state_first_type &&
                   state->free_span_count < state->free_span_limit)) {
         PyObject *name = self->name;
@@ -301,14 +302,17 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     int failed;
     SPANPROF_LOCK(self);
-    struct sampling_plan plan = {0};
+    struct sampling_plan plan;
+    plan.home = NULL;
+    plan.sampled_out = false;
     /* May run Python, which may do anything: enter this very object, stop the session.
      * Hence before anything is looked at, and no Python from here to the push. */
     if (self->life != LIFE_OPENED)
         failed = plan_of(self, &plan);
     else
         failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
-    if (!failed && plan.thread != NULL) plan.home = suspension_home_of_caller(STATE_OF(self));
+    if (!failed && plan.thread != NULL)
+        plan.home = suspension_home_of_caller(STATE_OF(self));
     if (!failed) failed = enter_locked(self, &plan);
     SPANPROF_UNLOCK();
     return failed ? NULL : Py_NewRef(object);
@@ -406,10 +410,12 @@ static void release_run(SpanObject *self, struct sp_span *span) {
     Py_DECREF(self);
 }
 
-/* The core took a span off its thread's stack, as another thread had asked. */
-static void on_release(struct sp_span *span) {
+/* For the core: under the lock nobody else finds the run, and exits it as well. */
+static void on_release(struct sp_thread *thread, struct sp_span *span,
+                       void (*take_off)(struct sp_thread *, struct sp_span *)) {
     SpanObject *self = (SpanObject *)Py_NewRef((PyObject *)span->owner);
     SPANPROF_LOCK(self);
+    take_off(thread, span);
     release_run(self, span);
     SPANPROF_UNLOCK();
     Py_DECREF(self);
@@ -452,7 +458,6 @@ static SP_COLD void leave_slow(SpanObject *self) {
             return;
         }
     }
-    if (span->suspended) Py_INCREF(self); /* as if it were on a stack */
     if (sp_span_exit(thread, span)) release_run(self, span);
 }
 
@@ -549,7 +554,7 @@ static int open_locked(SpanObject *self) {
         sp_span_open_sampled_out(plan.thread, &self->span);
     else
         sp_span_open(plan.thread, &self->span, plan.key,
-                     self->parent != NULL ? span_run_of(self->parent) : NULL);
+                     self->parent != NULL ? &plan.above : NULL);
     return 0;
 }
 
@@ -597,7 +602,11 @@ PyDoc_STRVAR(
 static PyObject *span_child(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames) {
     SpanObject *self = (SpanObject *)object;
-    if (!self->used) {
+    bool used;
+    SPANPROF_LOCK(object);
+    used = self->used;
+    SPANPROF_UNLOCK();
+    if (!used) {
         PyErr_Format(PyExc_RuntimeError,
                      "span %R is not open: it cannot have children yet", self->name);
         return NULL;
@@ -632,10 +641,17 @@ const struct sp_span *span_run_of(SpanObject *self) {
     return span != NULL ? span : &self->span;
 }
 
+void span_copy_as_parent(SpanObject *self, struct sp_span *copy) {
+    SPANPROF_LOCK(self);
+    copy->as_parent = span_run_of(self)->as_parent;
+    SPANPROF_UNLOCK();
+}
+
 static PyObject *span_get_id(PyObject *object, void *closure) {
     (void)closure;
-    const struct sp_span *span = span_run_of((SpanObject *)object);
-    return PyLong_FromUnsignedLongLong(sp_span_is_sampled_out(span) ? 0 : span->id);
+    struct sp_span span;
+    span_copy_as_parent((SpanObject *)object, &span);
+    return PyLong_FromUnsignedLongLong(sp_span_is_sampled_out(&span) ? 0 : span.id);
 }
 
 static PyObject *span_get_name(PyObject *object, void *closure) {
@@ -655,20 +671,25 @@ static PyObject *span_get_labels(PyObject *object, void *closure) {
 
 static PyObject *span_get_is_recording(PyObject *object, void *closure) {
     (void)closure;
-    const struct sp_span *span = span_run_of((SpanObject *)object);
     uint32_t running = sp_session_running();
-    return PyBool_FromLong(running != 0 && span->generation == running &&
-                           sp_span_state(span) != SP_SPAN_NONE &&
-                           !sp_span_is_sampled_out(span));
+    bool is_recording;
+    SPANPROF_LOCK(object);
+    const struct sp_span *span = span_run_of((SpanObject *)object);
+    is_recording = running != 0 && span->generation == running &&
+                   sp_span_state(span) != SP_SPAN_NONE && !sp_span_is_sampled_out(span);
+    SPANPROF_UNLOCK();
+    return PyBool_FromLong(is_recording);
 }
 
 static PyObject *span_repr(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
-    const char *state = self->close_pending || self->life == LIFE_CLOSED ? "closed"
-                        : self->held || self->extra != NULL || self->unrecorded > 0
-                            ? "entered"
-                        : self->life == LIFE_OPENED ? "open"
-                                                    : "new";
+    const char *state;
+    SPANPROF_LOCK(object);
+    state = self->close_pending || self->life == LIFE_CLOSED            ? "closed"
+            : self->held || self->extra != NULL || self->unrecorded > 0 ? "entered"
+            : self->life == LIFE_OPENED                                 ? "open"
+                                                                        : "new";
+    SPANPROF_UNLOCK();
     if (self->labels == NULL)
         return PyUnicode_FromFormat("<spanprof.Span %R %s>", self->name, state);
     return PyUnicode_FromFormat("<spanprof.Span %R %R %s>", self->name, self->labels,

@@ -7,7 +7,8 @@
 #include "../core/suspend.h"
 #include "../core/suspended.h"
 
-/* --- what is contextlib's ------------------------------------------------------------ */
+/* --- what is contextlib's ------------------------------------------------------------
+ */
 
 /* Borrowed; NULL while nobody has imported it. */
 static PyObject *contextlib_globals(ModuleState *state) {
@@ -27,19 +28,20 @@ static bool is_contextlibs(ModuleState *state, struct _PyInterpreterFrame *frame
            compat_frame_globals(frame) == globals;
 }
 
-/* The frame, or the nearest one that called it, of Python code that is not contextlib's;
- * or NULL. */
-static struct _PyInterpreterFrame *beyond_contextlib(ModuleState *state,
-                                                     struct _PyInterpreterFrame *frame) {
-    while (frame != NULL && (compat_frame_code(frame) == NULL ||
-                             is_contextlibs(state, frame)))
+/* The frame, or the nearest one that called it, of Python code that is not
+ * contextlib's; or NULL. */
+static struct _PyInterpreterFrame *
+beyond_contextlib(ModuleState *state, struct _PyInterpreterFrame *frame) {
+    while (frame != NULL &&
+           (compat_frame_code(frame) == NULL || is_contextlibs(state, frame)))
         frame = compat_frame_caller(frame);
     return frame;
 }
 
 #if SPANPROF_MONITORING
 
-/* --- our tool -------------------------------------------------------------------------
+/* --- our tool
+ * -------------------------------------------------------------------------
  */
 
 static int event_of(PyObject *monitoring, const char *name) {
@@ -71,11 +73,11 @@ static bool call(PyObject *monitoring, const char *function, const char *format,
 static bool register_callbacks(PyObject *module, PyObject *monitoring, int tool,
                                bool none) {
     for (int i = 0; i < 3; i++) {
-        PyObject *callback = none ? Py_NewRef(Py_None)
-                                  : PyObject_GetAttrString(module, CALLBACKS[i]);
-        bool done = callback != NULL &&
-                    call(monitoring, "register_callback", "(iiN)", tool,
-                         event_of(monitoring, EVENTS[i]), callback);
+        PyObject *callback =
+            none ? Py_NewRef(Py_None) : PyObject_GetAttrString(module, CALLBACKS[i]);
+        bool done =
+            callback != NULL && call(monitoring, "register_callback", "(iiN)", tool,
+                                     event_of(monitoring, EVENTS[i]), callback);
         if (!done) return false;
     }
     return call(monitoring, "set_events", "(ii)", tool,
@@ -97,6 +99,8 @@ static int take_tool(PyObject *monitoring) {
 /* Under the lock of the state. */
 static bool have_tool(ModuleState *state) {
     if (state->tool != 0) return state->tool > 0;
+    /* The session may be over by now, and its tool released. */
+    if (sp_session_running() == 0) return false;
     PyObject *monitoring = PySys_GetObject("monitoring");
     PyObject *module = state->module;
     if (monitoring == NULL) return false;
@@ -171,21 +175,22 @@ void suspension_release(ModuleState *state) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     SPANPROF_LOCK((PyObject *)state->context_type);
-    release(state);
+    /* Another session may have begun, whose spans rely on what is watched: its end. */
+    if (sp_session_running() == 0) release(state);
     SPANPROF_UNLOCK();
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
 }
 
-/* --- suspending ------------------------------------------------------------------------ */
+/* --- suspending
+ * ------------------------------------------------------------------------ */
 
-/* The stack holds a reference to each span's object, a group that is kept does not: what
- * would exit the span holds one itself, and when that dies unresumed the span dies. */
-static void release_objects(struct sp_span *top) {
-    for (struct sp_span *s = top, *below; s != NULL; s = below) {
-        below = s->below;
-        Py_DECREF((PyObject *)s->owner);
-    }
+/* The stack holds a reference to each span's object, a group that is kept does not:
+ * what would exit the span holds one itself, and when that dies unresumed the span
+ * dies. */
+
+static void claim(struct sp_span *span) {
+    Py_INCREF((PyObject *)span->owner);
 }
 
 #ifdef Py_GIL_DISABLED
@@ -214,35 +219,47 @@ static void retain_objects(struct sp_span *top) {
 static void suspend(struct sp_thread *thread, const void *home) {
     struct sp_span *top = thread->top, *bottom = top;
     if (SP_UNLIKELY(top == NULL || top->home != home)) return;
-    while (bottom->below != NULL && bottom->below->home == home) bottom = bottom->below;
+    size_t count = 1;
+    for (; bottom->below != NULL && bottom->below->home == home; count++)
+        bottom = bottom->below;
     share_objects(top, bottom->below);
+    /* Once they are kept other threads may take spans out of the group, and a span may
+     * die with its object. Without memory for this the objects stay. */
+    PyObject *few[8], **objects = few;
+    if (SP_UNLIKELY(count > 8)) objects = PyMem_RawMalloc(count * sizeof *objects);
+    struct sp_span *s = top;
+    for (size_t i = 0; i < count && objects != NULL; i++, s = s->below)
+        objects[i] = s->owner;
     /* Out of memory they were abandoned, and on the stack no longer all the same. */
-    if (sp_span_suspend(thread, bottom, home)) release_objects(top);
+    bool kept = sp_span_suspend(thread, bottom, home);
+    for (size_t i = 0; i < count && objects != NULL && kept; i++) Py_DECREF(objects[i]);
+    if (objects != few) PyMem_RawFree(objects);
 }
 
 /* The thread, if its stack is of the running session; with its context. */
 static inline struct sp_thread *thread_at(ModuleState *state) {
     struct sp_thread *thread = sp_thread_self;
-    if (SP_UNLIKELY(thread == NULL ||
-                    atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
-                        atomic_load_explicit(&sp_session_generation,
-                                             memory_order_relaxed)))
+    if (SP_UNLIKELY(
+            thread == NULL ||
+            atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
+                atomic_load_explicit(&sp_session_generation, memory_order_relaxed)))
         thread = sp_thread_current();
     if (SP_LIKELY(thread != NULL)) current_context_sync(state, thread);
     return thread;
 }
 
-/* --- generators that are context managers ------------------------------------------------
+/* --- generators that are context managers
+ * ------------------------------------------------
  */
 
 static bool is_named(const ModuleState *state, struct _PyInterpreterFrame *frame) {
     PyCodeObject *code = compat_frame_code(frame);
-    return code != NULL && (code->co_name == state->names[0] ||
-                            code->co_name == state->names[1]);
+    return code != NULL &&
+           (code->co_name == state->names[0] || code->co_name == state->names[1]);
 }
 
-/* A generator of contextlib's that yields in __enter__ hands over to the block: its spans
- * are the block's for as long as it lasts. (An async one may also have to wait in
+/* A generator of contextlib's that yields in __enter__ hands over to the block: its
+ * spans are the block's for as long as it lasts. (An async one may also have to wait in
  * __aenter__; what it hands over is wrapped.) */
 static SP_COLD bool lend(ModuleState *state, struct sp_thread *thread,
                          struct _PyInterpreterFrame *frame,
@@ -266,11 +283,12 @@ static struct _PyInterpreterFrame *caller_in_python(struct _PyInterpreterFrame *
     return frame;
 }
 
-/* --- exceptions that are thrown in --------------------------------------------------------
+/* --- exceptions that are thrown in
+ * --------------------------------------------------------
  *
  * throw() goes to the innermost generator of a chain that waits for each other; the
- * others are told nothing, while it handles the exception and perhaps yields again. Their
- * spans are resumed and suspended with its. */
+ * others are told nothing, while it handles the exception and perhaps yields again.
+ * Their spans are resumed and suspended with its. */
 
 static struct _PyInterpreterFrame *outermost_kept(struct _PyInterpreterFrame *frame) {
     struct _PyInterpreterFrame *found = NULL;
@@ -279,7 +297,8 @@ static struct _PyInterpreterFrame *outermost_kept(struct _PyInterpreterFrame *fr
     return found;
 }
 
-static void resume(struct sp_thread *thread, const void *home, const void *thrown_into) {
+static void resume(struct sp_thread *thread, const void *home,
+                   const void *thrown_into) {
     struct sp_span *top = sp_suspended_take(home, sp_span_retain);
     if (SP_LIKELY(top == NULL)) return;
     retain_objects(top);
@@ -338,7 +357,8 @@ static SP_COLD void suspend_chain(struct sp_thread *thread, const void *frame) {
     }
 }
 
-/* --- what the interpreter tells -------------------------------------------------------------
+/* --- what the interpreter tells
+ * -------------------------------------------------------------
  *
  * Called with (code, offset, ...) on the thread, the frame that it is about being the
  * current one; they must leave alone whatever is none of ours, and never fail. */
@@ -367,10 +387,11 @@ static PyObject *on_resume(PyObject *module, PyObject *const *args, Py_ssize_t n
     (void)args;
     (void)nargs;
     struct _PyInterpreterFrame *frame = compat_frame();
+    struct sp_thread *thread = thread_at(state_of_module(module));
     struct sp_span *top = sp_suspended_take(frame, sp_span_retain);
     if (top == NULL) Py_RETURN_NONE;
     retain_objects(top);
-    sp_span_resume(thread_at(state_of_module(module)), top);
+    sp_span_resume(thread, top);
     Py_RETURN_NONE;
 }
 
@@ -409,7 +430,8 @@ static PyMethodDef suspension_functions[] = {{NULL, NULL, 0, NULL}};
 
 #endif
 
-/* --- homes ------------------------------------------------------------------------------------
+/* --- homes
+ * ------------------------------------------------------------------------------------
  */
 
 void suspension_watch_caller(ModuleState *state) {
@@ -448,8 +470,11 @@ int suspension_init(PyObject *module) {
                                         "enter_async_context"};
     for (int i = 0; i < 4; i++)
         if ((state->names[i] = PyUnicode_InternFromString(names[i])) == NULL) return -1;
-#if SPANPROF_MONITORING && defined(Py_GIL_DISABLED)
+#if SPANPROF_MONITORING
+    sp_span_claim = claim;
+#ifdef Py_GIL_DISABLED
     sp_span_retain = retain;
+#endif
 #endif
     return PyModule_AddFunctions(module, suspension_functions);
 }
