@@ -158,11 +158,16 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     if (sp_session_running() == 0) Py_RETURN_NONE;
     struct sp_profile *final;
     bool ended;
+    /* While the stop waits for the reporters, another session may begin. */
+    PyObject *sampler = sampling_function(state_of_module(module));
     Py_BEGIN_ALLOW_THREADS
     ended = sp_stop(timeout, &final);
     Py_END_ALLOW_THREADS
-    if (final == NULL) Py_RETURN_NONE; /* somebody else stopped it meanwhile */
-    sampling_publish(state_of_module(module), NULL);
+    sampling_withdraw(state_of_module(module), final != NULL ? sampler : NULL);
+    if (final == NULL) { /* somebody else stopped it meanwhile */
+        Py_XDECREF(sampler);
+        Py_RETURN_NONE;
+    }
     suspension_release(state_of_module(module));
     PyObject *profile = profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;
