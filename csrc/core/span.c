@@ -7,7 +7,7 @@
 
 #include <pthread.h>
 
-void (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
+bool (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
                         void (*take_off)(struct sp_thread *, struct sp_span *));
 void (*sp_span_claim)(struct sp_span *span);
 
@@ -274,17 +274,22 @@ static void take_off(struct sp_thread *thread, struct sp_span *span) {
 
 SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
     struct sp_span *span = thread->top;
+    bool left = false;
     while (span != NULL) {
-        struct sp_span *below = span->below;
+        struct sp_span *next = span->below;
         if (atomic_load_explicit(&span->exit_requested, memory_order_acquire)) {
+            bool done = true;
             if (sp_span_release != NULL)
-                sp_span_release(thread, span, take_off);
+                done = sp_span_release(thread, span, take_off);
             else
                 take_off(thread, span);
-            below = thread->top; /* the host may have run anything: begin again */
+            /* The host may have run anything: begin again. */
+            if (done) next = thread->top;
+            left = left || !done;
         }
-        span = below;
+        span = next;
     }
+    if (left) sp_thread_poke(thread);
 }
 
 /* The stack of a session that is over: its spans may have been exited elsewhere

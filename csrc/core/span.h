@@ -92,8 +92,11 @@ static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
  * another's behalf, as another thread has asked for its exit; and for one that is
  * abandoned, because what would have resumed it is gone (after sp_span_retain, if there
  * is one). The host calls `take_off(thread, span)`, and then holds the span no longer,
- * which may free it: both while no other thread exits this very span. May be NULL. */
-extern void (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
+ * which may free it: both while no other thread exits this very span. False if that
+ * cannot be done now: the thread may be elsewhere than in the host's part that the span
+ * belongs to. It is asked again when the thread next opens or closes a span. May be
+ * NULL. */
+extern bool (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
                                void (*take_off)(struct sp_thread *, struct sp_span *));
 
 /* Called for a span that is suspended and about to be exited, by who exits it. From

@@ -199,7 +199,8 @@ static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top,
         below = s->below;
         if (gone && sp_span_release != NULL) {
             if (sp_span_retain == NULL && sp_span_claim != NULL) sp_span_claim(s);
-            sp_span_release(thread, s, sp_span_abandon);
+            if (!sp_span_release(thread, s, sp_span_abandon))
+                sp_span_abandon(thread, s);
         } else {
             sp_span_abandon(thread, s);
         }

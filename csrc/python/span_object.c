@@ -410,15 +410,21 @@ static void release_run(SpanObject *self, struct sp_span *span) {
     Py_DECREF(self);
 }
 
-/* For the core: under the lock nobody else finds the run, and exits it as well. */
-static void on_release(struct sp_thread *thread, struct sp_span *span,
+/* For the core: under the lock nobody else finds the run, and exits it as well. An
+ * object of another interpreter, in which the thread is as well, is to be left alone
+ * here. */
+static bool on_release(struct sp_thread *thread, struct sp_span *span,
                        void (*take_off)(struct sp_thread *, struct sp_span *)) {
-    SpanObject *self = (SpanObject *)Py_NewRef((PyObject *)span->owner);
+    const ModuleState *state = current_context_state();
+    SpanObject *self = span->owner;
+    if (state == NULL || !Py_IS_TYPE((PyObject *)self, state->span_type)) return false;
+    Py_INCREF((PyObject *)self);
     SPANPROF_LOCK(self);
     take_off(thread, span);
     release_run(self, span);
     SPANPROF_UNLOCK();
     Py_DECREF(self);
+    return true;
 }
 
 static bool is_live(const struct sp_span *span, uint32_t running) {
