@@ -65,6 +65,9 @@ static inline int sampling_plan(struct sampling_plan *plan, ModuleState *state,
     plan->key = sp_key_make(callsite != NULL ? *callsite
                                              : callsite_of_caller(state, thread, name),
                             SP_LABELS_NONE);
+    /* Where the callsite was new, a collection may have run anything (3.11), and audit
+     * hooks. */
+    current_context_sync(state, thread);
     if (parent != NULL) span_copy_as_parent(parent, &plan->above);
     return 0;
 }
