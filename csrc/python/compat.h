@@ -27,6 +27,9 @@
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030e0000
 #include <internal/pycore_object.h>
 #endif
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+#include <internal/pycore_tstate.h>
+#endif
 #pragma GCC diagnostic pop
 #undef Py_BUILD_CORE
 
@@ -204,6 +207,30 @@ static inline void compat_context_mark(PyObject *context) {
 #endif
 #endif
 
+/* Have threads that use the object without owning it not count their references, where
+ * counting would pass its cache line back and forth. It is then freed by the collector. */
+static inline void compat_share_widely(PyObject *object) {
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+    PyUnstable_Object_EnableDeferredRefcount(object);
+#else
+    (void)object;
+#endif
+}
+
+/* What an instance of ours gives back when it is freed. Where each thread counts a type's
+ * instances for itself, as PyObject_GC_New does, so does this. */
+static inline void compat_decref_type(PyTypeObject *type) {
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+    _PyThreadStateImpl *state = (_PyThreadStateImpl *)compat_thread_state();
+    size_t place = (size_t)(((PyHeapTypeObject *)type)->unique_id - 1);
+    if (place < (size_t)state->refcounts.size) {
+        state->refcounts.values[place]--;
+        return;
+    }
+#endif
+    Py_DECREF(type);
+}
+
 /* The code object that called us (a new reference, NULL without a Python frame)
  * and the instruction's offset in bytes. Makes no frame object. */
 static inline PyCodeObject *compat_caller(int *offset) {
@@ -240,11 +267,12 @@ static inline const void *compat_caller_place(void) {
     return frame->prev_instr;
 #endif
 #else
-    int offset = 0;
-    PyCodeObject *code = compat_caller(&offset);
-    const void *place = (const char *)code + offset;
-    Py_XDECREF(code); /* the running frame holds it */
-    return code != NULL ? place : NULL;
+    /* The running frame holds its code: no reference is counted, which threads that run
+     * the same code would wait for each other to do. */
+    struct _PyInterpreterFrame *frame = compat_frame();
+    const PyCodeObject *code = frame != NULL ? compat_frame_code(frame) : NULL;
+    return code != NULL ? (const char *)code + PyUnstable_InterpreterFrame_GetLasti(frame)
+                        : NULL;
 #endif
 }
 

@@ -12,7 +12,7 @@ typedef struct ContextObject {
 static void context_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_Free(object);
-    Py_DECREF(type);
+    compat_decref_type(type);
 }
 
 static PyType_Slot context_slots[] = {

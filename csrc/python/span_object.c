@@ -110,7 +110,7 @@ static void span_free(SpanObject *self) {
     }
 #endif
     PyObject_GC_Del(self);
-    Py_DECREF(type);
+    compat_decref_type(type);
 }
 
 static void span_dealloc(PyObject *object);
@@ -878,6 +878,7 @@ int span_object_init(PyObject *module) {
     state->span_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
     if (state->span_type == NULL) return -1;
+    compat_share_widely((PyObject *)state->span_type);
     /* The slot Py_tp_vectorcall came with 3.14. */
     state->span_type->tp_vectorcall = span_type_vectorcall;
 #if SPANPROF_SELF_DESCRIPTORS
