@@ -207,6 +207,24 @@ static inline void compat_context_mark(PyObject *context) {
 #endif
 #endif
 
+/* Whether the object has that many references, all of them counted by the calling thread,
+ * and the collector does not know it. If the caller can tell where each of these is, and
+ * they are its own thread's, then no other thread has it or can come by it: its state
+ * needs no lock. (One that was handed over without being counted is another thread's to
+ * hold, which is why it is not enough that they were counted here.) */
+static inline bool compat_is_private(PyObject *object, uint32_t references) {
+#ifdef Py_GIL_DISABLED
+    return object->ob_tid == _Py_ThreadId() &&
+           __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == references &&
+           __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED) == 0 &&
+           !PyObject_GC_IsTracked(object);
+#else
+    (void)object;
+    (void)references;
+    return false;
+#endif
+}
+
 /* Have threads that use the object without owning it not count their references, where
  * counting would pass its cache line back and forth. It is then freed by the collector. */
 static inline void compat_share_widely(PyObject *object) {

@@ -298,10 +298,8 @@ static SP_COLD int enter_locked(SpanObject *self, struct sampling_plan *plan) {
     return 0;
 }
 
-static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
-    SpanObject *self = (SpanObject *)object;
+static inline int enter_guarded(SpanObject *self) {
     int failed;
-    SPANPROF_LOCK(self);
     struct sampling_plan plan;
     plan.home = NULL;
     plan.sampled_out = false;
@@ -314,7 +312,20 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
     if (!failed && plan.thread != NULL)
         plan.home = suspension_home_of_caller(STATE_OF(self));
     if (!failed) failed = enter_locked(self, &plan);
-    SPANPROF_UNLOCK();
+    return failed;
+}
+
+static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    int failed;
+    /* Its one reference is that of the `with` which calls us. */
+    if (compat_is_private(object, 1)) {
+        failed = enter_guarded(self);
+    } else {
+        SPANPROF_LOCK(self);
+        failed = enter_guarded(self);
+        SPANPROF_UNLOCK();
+    }
     return failed ? NULL : Py_NewRef(object);
 }
 
@@ -476,8 +487,7 @@ static inline bool is_settled(const struct sp_thread *thread) {
            atomic_load_explicit(&thread->generation, memory_order_relaxed) == running;
 }
 
-static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
-    SPANPROF_LOCK(self);
+static inline void leave_guarded(SpanObject *self) {
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
                   !self->close_pending)) {
@@ -491,6 +501,20 @@ static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
     } else {
         leave_slow(self);
     }
+}
+
+static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
+    const struct sp_thread *thread = sp_thread_self;
+    /* One reference is the caller's, and one is our stack's if it is on there. (Had
+     * another thread exited it, and given that one back, then that would show in how it
+     * counts.) */
+    bool is_innermost = thread != NULL && thread->top == &self->span;
+    if (compat_is_private((PyObject *)self, is_innermost ? 2 : 1)) {
+        leave_guarded(self);
+        return;
+    }
+    SPANPROF_LOCK(self);
+    leave_guarded(self);
     SPANPROF_UNLOCK();
 }
 
