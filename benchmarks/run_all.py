@@ -18,6 +18,7 @@ BENCHMARKS = (
     "feed",
     "feed_limits",
     "callbacks",
+    "free_threading",
 )
 
 

@@ -84,7 +84,7 @@ class Thread(threading.Thread):
             self.round.errors.append(error)
 
 
-# --- what breaks no rule ----------------------------------------------------------------
+# --- what breaks no rule ------------------------------------------------------
 
 
 def nest(thread: Thread) -> int:
@@ -264,7 +264,7 @@ def new_code(thread: Thread) -> int:
 EXACT: list[Kind] = [nest, decorate, label, own_context, others_context, share]
 EXACT += [generator, coroutine, loop, new_code]
 
-# --- what does ----------------------------------------------------------------------------
+# --- what does ------------------------------------------------------
 
 
 def look(thread: Thread) -> int:
@@ -349,7 +349,7 @@ def enter_others(thread: Thread) -> int:
 WILD: list[Kind] = [*EXACT, look, child, opened_elsewhere, hand_over]
 WILD += [exit_suspended, enter_others]
 
-# --- sessions -----------------------------------------------------------------------------
+# --- sessions ------------------------------------------------------
 
 
 class Told(spanprof.Reporter):
