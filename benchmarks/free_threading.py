@@ -1,9 +1,9 @@
 """Two threads that open spans on two cores, against one alone.
 
-Needs a free-threaded interpreter, and two cores that are free at least now and then: the
-rounds are short and take turns, and the best of them are compared. A round of two threads
-is over when both are. What the machine and the interpreter make of two threads that share
-nothing is shown as well; the target is for spans.
+Needs a free-threaded interpreter, and two cores that are free at least now and then:
+the rounds are short and take turns, and the best of them are compared. A round of two
+threads is over when both are. What the machine and the interpreter make of two threads
+that share nothing is shown as well; the target is for spans.
 """
 
 from __future__ import annotations

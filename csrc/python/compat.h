@@ -214,7 +214,7 @@ static inline void compat_context_mark(PyObject *context) {
  * hold, which is why it is not enough that they were counted here.) */
 static inline bool compat_is_private(PyObject *object, uint32_t references) {
 #ifdef Py_GIL_DISABLED
-    return object->ob_tid == _Py_ThreadId() &&
+    return __atomic_load_n(&object->ob_tid, __ATOMIC_RELAXED) == _Py_ThreadId() &&
            __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == references &&
            __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED) == 0 &&
            !PyObject_GC_IsTracked(object);

@@ -1,7 +1,7 @@
 """Interpreters beside the main one, each with a GIL of its own (3.12 and later).
 
-None of them imports asyncio: 3.12.1 alone crashes at the end of a program that does so in
-one of them. Coroutines are driven by hand.
+None of them imports asyncio: 3.12.1 alone crashes at the end of a program that does so
+in one of them. Coroutines are driven by hand.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ assert calls(session) == dict.fromkeys(names, 3) | {"after": 3}
 def test_rule_3_8_an_exit_that_another_interpreter_is_in_the_way_of(
     tmp_path: Path,
 ) -> None:
-    """The span is let go of where it belongs, and not where its thread happens to be."""
+    """The span is let go of where it belongs, not where its thread happens to be."""
     code = """
 number = make()
 run_in(number, "")

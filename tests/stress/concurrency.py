@@ -1,11 +1,11 @@
 """What threads can do to each other's spans, all at once: concurrency.py [SECONDS]
 
-Threads nest, open, decorate and label spans; enter the same one; hand entered ones over;
-run event loops; step generators and coroutines that other threads have begun, throw into
-them and drop them; run in each other's contexts; make and lose code. The main thread
-starts and stops sessions meanwhile, with and without callbacks for single spans, and
-takes snapshots. In *exact* rounds nobody breaks a rule and all threads end before the
-session does: then the profile must have every span.
+Threads nest, open, decorate and label spans; enter the same one; hand entered ones
+over; run event loops; step generators and coroutines that other threads have begun,
+throw into them and drop them; run in each other's contexts; make and lose code. The
+main thread starts and stops sessions meanwhile, with and without callbacks for single
+spans, and takes snapshots. In *exact* rounds nobody breaks a rule and all threads end
+before the session does: then the profile must have every span.
 
 A race shows as a crash, a hang or a wrong number, and under ThreadSanitizer as a report
 (run_tsan_module.sh). Status 1 if anything is wrong. 30 seconds if not said otherwise.
@@ -410,7 +410,9 @@ def use(session: spanprof.Session, choice: random.Random) -> None:
 def sessions_meanwhile(choice: random.Random, until: float) -> None:
     while time.monotonic() < until:
         told = Told()
-        reporters = choice.choice([[], [told], [Batches()], [Batches(), told]])
+        all_of_them: list[list[spanprof.Reporter]]
+        all_of_them = [[], [told], [Batches()], [Batches(), told]]
+        reporters = choice.choice(all_of_them)
         sampler = choice.choice([None, None, spanprof.ProbabilisticSampler(0.5)])
         with spanprof.start(
             reporters=reporters, sampler=sampler, **settings(choice)
