@@ -4,6 +4,7 @@
 #include "callsite.h"
 #include "heap_span.h"
 #include "stats.h"
+#include "suspend.h"
 
 #include <pthread.h>
 
@@ -326,6 +327,17 @@ static bool is_on_another(const struct sp_thread *thread, const struct sp_span *
            span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED;
 }
 
+/* A span of a session that is over, on the stack of a thread that may not have noticed:
+ * where threads run at the same time, it may be looking at the span at this moment. */
+static bool is_looked_at(const struct sp_span *span) {
+    const struct sp_thread *other = sp_span_thread(span);
+    return sp_span_retain != NULL && other != NULL && other != sp_thread_self &&
+           sp_span_state(span) == SP_SPAN_ENTERED &&
+           span->generation != sp_session_running() &&
+           atomic_load_explicit(&other->alive, memory_order_relaxed) &&
+           sp_thread_generation(other) == span->generation;
+}
+
 /* Other threads suspend and resume it meanwhile; but for these the host sees to it that
  * nobody else exits or abandons it. */
 static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
@@ -347,6 +359,8 @@ static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
         sp_count(&sp_stats.misnested);
         return false;
     }
+    /* There are few of these, handed over and left at a session's end: they stay. */
+    if (is_looked_at(span)) return false;
     /* Or of a session that is over, or left behind by a thread that is. */
     sp_span_settle(thread, span);
     return true;
