@@ -341,12 +341,14 @@ static bool is_looked_at(const struct sp_span *span) {
 /* Other threads suspend and resume it meanwhile; but for these the host sees to it that
  * nobody else exits or abandons it. */
 static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
-    bool requested = false;
+    bool requested = false, looked_at;
     do {
+        looked_at = is_looked_at(span);
         if (sp_span_is_suspended(span)) {
             if (sp_span_withdraw(thread, span)) {
                 if (sp_span_claim != NULL) sp_span_claim(span);
                 sp_count(&sp_stats.misnested);
+                looked_at = false;
                 break;
             }
             requested = request_exit(span);
@@ -354,13 +356,13 @@ static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
             requested = request_exit(span);
         }
         /* What was just suspended says so before it says that it is not entered. */
-    } while (!requested && sp_span_is_suspended(span));
+    } while (!requested && !looked_at && sp_span_is_suspended(span));
     if (requested) {
         sp_count(&sp_stats.misnested);
         return false;
     }
     /* There are few of these, handed over and left at a session's end: they stay. */
-    if (is_looked_at(span)) return false;
+    if (looked_at) return false;
     /* Or of a session that is over, or left behind by a thread that is. */
     sp_span_settle(thread, span);
     return true;
