@@ -22,6 +22,7 @@ BENCHMARKS = (
     "decorators",
     "suspended_tasks",
     "thread_churn",
+    "free_threading",
 )
 
 

@@ -4,10 +4,13 @@
 #include "callsite.h"
 #include "heap_span.h"
 #include "stats.h"
+#include "suspend.h"
 
 #include <pthread.h>
 
-void (*sp_span_release)(struct sp_span *span);
+bool (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
+                        void (*take_off)(struct sp_thread *, struct sp_span *));
+void (*sp_span_claim)(struct sp_span *span);
 
 /* --- user and system ------------------------------------------------------ */
 
@@ -102,7 +105,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     span->below = thread->top;
     span->outer = sp_cell_running(thread);
     span->cell = cell;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     bool irregular = thread->feed.on && cell->parent != span->outer->path;
     bool changes = false;
@@ -119,8 +122,8 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
 }
 
 static inline void set_plain(struct sp_span *span) {
-    span->opened = span->slow_exit = span->totalled = span->suspended =
-        span->thrown_through = false;
+    span->opened = span->slow_exit = span->totalled = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
 }
 
 static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -175,7 +178,7 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     span->below = thread->top;
     span->outer = outer;
     span->cell = cell;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     sp_context_enter(thread, span);
     thread->top = span;
@@ -210,7 +213,7 @@ static void push_sampled_out(struct sp_thread *thread, struct sp_span *span) {
     span->below = thread->top;
     span->outer = sp_cell_running(thread);
     span->cell = &thread->sampled_out;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     sp_boundary(thread, span->cell);
     sp_context_enter(thread, span);
@@ -285,21 +288,32 @@ static SP_COLD bool unlink_from_middle(struct sp_thread *thread, struct sp_span 
     return false;
 }
 
+static void take_off(struct sp_thread *thread, struct sp_span *span) {
+    if (span == thread->top)
+        pop(thread, span);
+    else
+        unlink_from_middle(thread, span);
+    sp_span_settle(thread, span);
+}
+
 SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
     struct sp_span *span = thread->top;
+    bool left = false;
     while (span != NULL) {
-        struct sp_span *below = span->below;
+        struct sp_span *next = span->below;
         if (atomic_load_explicit(&span->exit_requested, memory_order_acquire)) {
-            if (span == thread->top)
-                pop(thread, span);
+            bool done = true;
+            if (sp_span_release != NULL)
+                done = sp_span_release(thread, span, take_off);
             else
-                unlink_from_middle(thread, span);
-            sp_span_settle(thread, span);
-            if (sp_span_release != NULL) sp_span_release(span);
-            below = thread->top; /* the host may have run anything: begin again */
+                take_off(thread, span);
+            /* The host may have run anything: begin again. */
+            if (done) next = thread->top;
+            left = left || !done;
         }
-        span = below;
+        span = next;
     }
+    if (left) sp_thread_poke(thread);
 }
 
 /* The stack of a session that is over: its spans may have been exited elsewhere
@@ -315,31 +329,79 @@ static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) 
     return false;
 }
 
-static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
-    if (thread != NULL && span->thread == thread && runs_on(thread, span)) {
-        /* Spans of two coroutines that take turns, where their suspension cannot be
-         * seen, are each nested well in their own. */
-        if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
-        if (span == thread->top)
-            pop(thread, span);
-        else
-            unlink_from_middle(thread, span);
-        sp_span_settle(thread, span);
-        return true;
-    }
+/* Have the thread whose stack the span is on, or is about to be put on, exit it. False
+ * if that thread has ended meanwhile. */
+static bool request_exit(struct sp_span *span) {
+    struct sp_thread *other = sp_span_thread(span);
+    atomic_store_explicit(&span->exit_requested, true, memory_order_release);
+    /* Either it sees this once the span is on its stack, or we see that it is. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (sp_span_is_suspended(span)) return true;
+    if (sp_span_state(span) == SP_SPAN_NONE) return false;
+    if (sp_span_thread(span) != NULL) other = sp_span_thread(span);
+    if (other != NULL) sp_thread_poke(other);
+    return true;
+}
+
+static bool is_on_another(const struct sp_thread *thread, const struct sp_span *span) {
+    const struct sp_thread *other = sp_span_thread(span);
     uint32_t running = sp_session_running();
-    if (span->thread != thread && span->thread != NULL && running != 0 &&
-        span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED) {
+    return other != thread && other != NULL && running != 0 &&
+           span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED;
+}
+
+/* A span of a session that is over, on the stack of a thread that may not have noticed:
+ * where threads run at the same time, it may be looking at the span at this moment. */
+static bool is_looked_at(const struct sp_span *span) {
+    const struct sp_thread *other = sp_span_thread(span);
+    return sp_span_retain != NULL && other != NULL && other != sp_thread_self &&
+           sp_span_state(span) == SP_SPAN_ENTERED &&
+           span->generation != sp_session_running() &&
+           atomic_load_explicit(&other->alive, memory_order_relaxed) &&
+           sp_thread_generation(other) == span->generation;
+}
+
+/* Other threads suspend and resume it meanwhile; but for these the host sees to it that
+ * nobody else exits or abandons it. */
+static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
+    bool requested = false, looked_at;
+    do {
+        looked_at = is_looked_at(span);
+        if (sp_span_is_suspended(span)) {
+            if (sp_span_withdraw(thread, span)) {
+                if (sp_span_claim != NULL) sp_span_claim(span);
+                if (span->generation == sp_session_running())
+                    sp_count(&sp_stats.misnested);
+                looked_at = false;
+                break;
+            }
+            requested = request_exit(span);
+        } else if (is_on_another(thread, span)) {
+            requested = request_exit(span);
+        }
+        /* What was just suspended says so before it says that it is not entered. */
+    } while (!requested && !looked_at && sp_span_is_suspended(span));
+    if (requested) {
         sp_count(&sp_stats.misnested);
-        atomic_store_explicit(&span->exit_requested, true, memory_order_release);
-        sp_thread_poke(span->thread);
         return false;
     }
-    if (span->suspended) {
-        if (running != 0 && span->generation == running) sp_count(&sp_stats.misnested);
-        sp_span_withdraw(thread, span);
-    }
+    /* There are few of these, handed over and left at a session's end: they stay. */
+    if (looked_at) return false;
     /* Or of a session that is over, or left behind by a thread that is. */
+    sp_span_settle(thread, span);
+    return true;
+}
+
+static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
+    if (thread == NULL || sp_span_thread(span) != thread || !runs_on(thread, span))
+        return exit_elsewhere(thread, span);
+    /* Spans of two coroutines that take turns, where their suspension cannot be
+     * seen, are each nested well in their own. */
+    if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
+    if (span == thread->top)
+        pop(thread, span);
+    else
+        unlink_from_middle(thread, span);
     sp_span_settle(thread, span);
     return true;
 }
@@ -431,7 +493,8 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
         parent != NULL ? in_session(thread, parent) : next_parent(thread);
     create(thread, span, key, cell_under(thread, key, &above));
     span->opened = span->slow_exit = span->totalled = true;
-    span->suspended = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
+    span->thrown_through = false;
     pthread_mutex_lock(&open_lock);
     span->idle_since = sp_clock_wall();
     span->feed_total = NULL;

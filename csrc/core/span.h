@@ -28,9 +28,9 @@ struct sp_span {
         struct sp_cell *outer;  /* the cell charged before; `below`'s, or the root */
         const void *kept_under; /* while suspended: the key of its group */
     };
-    struct sp_cell *cell; /* its own, while entered */
-    struct sp_thread *thread;
-    void *owner;      /* the host's object, for sp_span_release */
+    struct sp_cell *cell;               /* its own, while entered */
+    _Atomic(struct sp_thread *) thread; /* whose stack it is, or was, on; or NULL */
+    void *owner;                        /* the host's object, for sp_span_release */
     const void *home; /* the host's: what suspends the span when it is suspended */
     union {
         struct {
@@ -53,18 +53,33 @@ struct sp_span {
     bool slow_exit;              /* opened, or owns blocks: its exit has more to do */
     bool totalled; /* opened, or was suspended while there was a feed: it is in the list
                       of opened spans, and has a feed_total */
-    bool
-        suspended; /* is in a group of suspended spans; an opened one is open as well */
-    bool keeps_context;   /* while suspended: is current in its context all the same */
-    bool thrown_through;  /* the host's, see suspension.c; false when it is entered */
-    uint32_t heap_owner;  /* its record in heap_span.h, or 0 */
-    uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
+    _Atomic bool suspended; /* is in a group of suspended spans, or was until a thread
+                               that is about to resume it took it out; an opened one is
+                               open as well */
+    bool keeps_context;     /* while suspended: is current in its context all the same */
+    bool thrown_through;    /* the host's, see suspension.c; false when it is entered */
+    uint32_t heap_owner;    /* its record in heap_span.h, or 0 */
+    uint32_t feed_number;   /* of its base in feed.h, from 1, while entered; or 0 */
     struct sp_feed_total *feed_total;          /* of a totalled span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };
 
 static inline enum sp_span_state sp_span_state(const struct sp_span *span) {
-    return (enum sp_span_state)atomic_load_explicit(&span->state, memory_order_relaxed);
+    return (enum sp_span_state)atomic_load_explicit(&span->state, memory_order_acquire);
+}
+
+/* Any thread: whether it is suspended; and once it is not, on whose stack it may be. */
+static inline bool sp_span_is_suspended(const struct sp_span *span) {
+    return atomic_load_explicit(&span->suspended, memory_order_acquire);
+}
+static inline void sp_span_set_suspended(struct sp_span *span, bool suspended) {
+    atomic_store_explicit(&span->suspended, suspended, memory_order_release);
+}
+static inline struct sp_thread *sp_span_thread(const struct sp_span *span) {
+    return atomic_load_explicit(&span->thread, memory_order_relaxed);
+}
+static inline void sp_span_set_thread(struct sp_span *span, struct sp_thread *thread) {
+    atomic_store_explicit(&span->thread, thread, memory_order_relaxed);
 }
 
 /* The path of a span that is sampled out, in place of a real one. */
@@ -74,9 +89,21 @@ static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
     return span->path == SP_PATH_SAMPLED_OUT;
 }
 
-/* Called for a span that the core took off the stack on another's behalf (an
- * exit that another thread asked for), on the running thread. May be NULL. */
-extern void (*sp_span_release)(struct sp_span *span);
+/* Called on the running thread for a span that is to be taken off its stack on
+ * another's behalf, as another thread has asked for its exit; and for one that is
+ * abandoned, because what would have resumed it is gone (after sp_span_retain, if there
+ * is one). The host calls `take_off(thread, span)`, and then holds the span no longer,
+ * which may free it: both while no other thread exits this very span. False if that
+ * cannot be done now: the thread may be elsewhere than in the host's part that the span
+ * belongs to. It is asked again when the thread next opens or closes a span. May be
+ * NULL. */
+extern bool (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
+                               void (*take_off)(struct sp_thread *, struct sp_span *));
+
+/* Called for a span that is suspended and about to be exited, by who exits it. From
+ * here on it counts as one that was entered: the host holds no less for it. May be
+ * NULL. */
+extern void (*sp_span_claim)(struct sp_span *span);
 
 /* Create and enter a span below the context's current one (context.h), or below
  * `parent` (which may run on another thread or have ended; of another session it counts
@@ -140,7 +167,8 @@ static inline void sp_span_set_sampled_out(const struct sp_thread *thread,
     span->path = SP_PATH_SAMPLED_OUT;
     span->generation =
         atomic_load_explicit(&thread->data_generation, memory_order_relaxed);
-    span->opened = span->totalled = span->suspended = span->thrown_through = false;
+    span->opened = span->totalled = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
     span->slow_exit = true;
 }
 
@@ -150,7 +178,7 @@ static inline void sp_span_begin_unheard(struct sp_thread *thread,
     span->below = thread->top;
     span->outer = atomic_load_explicit(&thread->cell, memory_order_relaxed);
     span->cell = &thread->sampled_out;
-    span->thread = thread;
+    sp_span_set_thread(span, thread);
     sp_span_set_sampled_out(thread, span);
     atomic_store_explicit(&span->state, SP_SPAN_ENTERED, memory_order_relaxed);
     span->before = thread->context->current;
@@ -227,7 +255,8 @@ void sp_spans_relock_in_child(void);
 void sp_span_list(struct sp_span *span);
 
 /* A suspended span leaves its group, its idle time charged, and is neither suspended
- * nor entered; see suspend.h. `thread` may be NULL. */
-void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span);
+ * nor entered; see suspend.h. `thread` may be NULL. False, and nothing is done, if
+ * another thread has taken the group and is about to resume it. */
+bool sp_span_withdraw(struct sp_thread *thread, struct sp_span *span);
 
 #endif

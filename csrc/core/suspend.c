@@ -31,7 +31,7 @@ static bool needs_lock(const struct sp_thread *thread, const struct sp_span *top
 
 /* --- suspending ------------------------------------------------------------------ */
 
-static void abandon_group(struct sp_thread *thread, struct sp_span *top);
+static void abandon_group(struct sp_thread *thread, struct sp_span *top, bool gone);
 
 static void mark_suspended(struct sp_span *span, const void *key, uint64_t wall,
                            bool keeps_context) {
@@ -39,7 +39,8 @@ static void mark_suspended(struct sp_span *span, const void *key, uint64_t wall,
     span->keeps_context = keeps_context;
     span->thrown_through = false;
     span->kept_under = key;
-    span->suspended = true;
+    sp_span_set_suspended(span, true);
+    atomic_thread_fence(memory_order_release);
     sp_span_set_state(span, span->opened ? SP_SPAN_OPEN : SP_SPAN_SUSPENDED);
 }
 
@@ -66,13 +67,13 @@ static inline bool suspend(struct sp_thread *thread, struct sp_span *bottom,
     if (SP_UNLIKELY(thread->feed.on)) leave_feed(thread, top, wall);
     for (struct sp_span *s = top; s != NULL; s = s->below)
         mark_suspended(s, key, wall, keeps_context);
-    struct sp_span *before = sp_suspended_put(key, top, &kept);
+    struct sp_span *before = sp_suspended_put(key, top, sp_span_retain, &kept);
     if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
-    if (SP_UNLIKELY(before != NULL)) abandon_group(thread, before);
+    if (SP_UNLIKELY(before != NULL)) abandon_group(thread, before, true);
     if (SP_UNLIKELY(!kept)) {
         sp_count(&sp_stats.out_of_memory);
-        abandon_group(thread, top);
+        abandon_group(thread, top, false);
     }
     return kept;
 }
@@ -115,19 +116,19 @@ static struct sp_span *reversed(struct sp_span *top) {
 static void leave_alone(struct sp_thread *thread, struct sp_span *span) {
     bool locked = span->totalled; /* the collector reads it in place */
     if (locked) sp_spans_lock();
-    span->suspended = false;
     if (!span->opened) {
         sp_span_charge_idle(thread, span, sp_clock_wall());
         sp_span_set_state(span, SP_SPAN_ENTERED);
     }
-    span->thread = NULL;
+    sp_span_set_thread(span, NULL);
     span->below = NULL;
     if (locked) sp_spans_unlock();
+    sp_span_set_suspended(span, false);
 }
 
 static struct sp_cell *cell_for(struct sp_thread *thread, const struct sp_span *span) {
     if (sp_span_is_sampled_out(span)) return &thread->sampled_out;
-    if (SP_LIKELY(span->thread == thread)) return span->cell;
+    if (SP_LIKELY(sp_span_thread(span) == thread)) return span->cell;
     return sp_cell_of_path(&thread->cells, span->path);
 }
 
@@ -135,13 +136,16 @@ static struct sp_cell *cell_for(struct sp_thread *thread, const struct sp_span *
 static void put_back(struct sp_thread *thread, struct sp_span *span,
                      struct sp_cell *outer, uint64_t wall) {
     span->below = thread->top;
-    span->outer = outer;
-    span->thread = thread;
-    span->suspended = false;
+    /* In the place of the key, which sp_span_withdraw may be about to look up. */
+    __atomic_store_n(&span->outer, outer, __ATOMIC_RELAXED);
+    sp_span_set_thread(span, thread);
     if (!sp_span_is_sampled_out(span)) sp_span_charge_idle_to(span->cell, span, wall);
     sp_span_set_state(span, SP_SPAN_ENTERED);
     if (SP_LIKELY(!span->keeps_context)) sp_context_enter(thread, span);
     thread->top = span;
+    /* From here on others that ask for its exit find out whom. */
+    sp_span_set_suspended(span, false);
+    if (sp_span_retain != NULL) atomic_thread_fence(memory_order_seq_cst);
     if (SP_UNLIKELY(atomic_load_explicit(&span->exit_requested, memory_order_acquire)))
         sp_thread_poke(thread); /* meanwhile */
     if (SP_LIKELY(!is_fed(thread, span))) return;
@@ -188,9 +192,9 @@ void sp_span_resume(struct sp_thread *thread, struct sp_span *top) {
 /* --- spans that are not resumed ------------------------------------------------------
  */
 
-void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span) {
-    sp_suspended_remove(span->kept_under, span);
-    span->suspended = false;
+/* It is in no group any more, and on no stack. */
+static void end_suspension(struct sp_thread *thread, struct sp_span *span) {
+    sp_span_set_suspended(span, false);
     span->below = NULL;
     if (span->opened) return; /* open as before */
     bool locked = span->totalled;
@@ -201,17 +205,34 @@ void sp_span_withdraw(struct sp_thread *thread, struct sp_span *span) {
     if (locked) sp_spans_unlock();
 }
 
+bool sp_span_withdraw(struct sp_thread *thread, struct sp_span *span) {
+    const void *key = __atomic_load_n(&span->kept_under, __ATOMIC_RELAXED);
+    if (!sp_suspended_remove(key, span)) return false;
+    end_suspension(thread, span);
+    return true;
+}
+
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span) {
-    sp_span_withdraw(thread, span);
+    /* It may be in none: it was left out when the group was taken, or was the one whose
+     * group has ended. */
+    sp_suspended_remove(span->kept_under, span);
+    end_suspension(thread, span);
     if (span->generation == sp_session_running()) sp_count(&sp_stats.abandoned);
     sp_span_settle(thread, span);
 }
 
-/* The group is kept no longer. */
-static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top) {
+/* The group is kept no longer. `gone`: its host does not know. */
+static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top,
+                                  bool gone) {
     for (struct sp_span *s = top, *below; s != NULL; s = below) {
         below = s->below;
-        sp_span_abandon(thread, s);
+        if (gone && sp_span_release != NULL) {
+            if (sp_span_retain == NULL && sp_span_claim != NULL) sp_span_claim(s);
+            if (!sp_span_release(thread, s, sp_span_abandon))
+                sp_span_abandon(thread, s);
+        } else {
+            sp_span_abandon(thread, s);
+        }
     }
 }
 

@@ -89,7 +89,18 @@ static void remove_at(struct part *part, uint32_t gap) {
         resize(part, size / 4); /* if there is no memory it stays as it is */
 }
 
-struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept) {
+static struct sp_span *retained(struct sp_span *top, bool (*retain)(struct sp_span *)) {
+    struct sp_span **link = &top;
+    while (*link != NULL)
+        if (retain(*link))
+            link = &(*link)->below;
+        else
+            *link = (*link)->below;
+    return top;
+}
+
+struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
+                                 bool (*retain)(struct sp_span *), bool *kept) {
     uint64_t hash = hash_of(key);
     struct part *part = part_of(hash);
     struct sp_span *before = NULL;
@@ -101,21 +112,13 @@ struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kep
     *kept = SP_LIKELY(room) || (place != NULL && place->key != NULL);
     if (SP_LIKELY(*kept)) {
         before = place->top;
+        if (SP_UNLIKELY(before != NULL) && retain != NULL)
+            before = retained(before, retain);
         part->count += place->key == NULL;
         *place = (struct place){key, top};
     }
     sp_lock_release(&part->lock);
     return before;
-}
-
-static struct sp_span *retained(struct sp_span *top, bool (*retain)(struct sp_span *)) {
-    struct sp_span **link = &top;
-    while (*link != NULL)
-        if (retain(*link))
-            link = &(*link)->below;
-        else
-            *link = (*link)->below;
-    return top;
 }
 
 struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span *)) {

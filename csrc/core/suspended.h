@@ -9,8 +9,10 @@
 #include "span.h"
 
 /* Keep the group whose innermost span is given under the key. Returns the group that
- * was there, which is no longer; or NULL. False in *kept out of memory. */
-struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept);
+ * was there, which is kept no longer, or NULL; for `retain` see below. False in *kept
+ * out of memory. */
+struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
+                                 bool (*retain)(struct sp_span *), bool *kept);
 
 /* The innermost span of the key's group, which is kept no longer; or NULL. With
  * `retain` not NULL, spans for which it says false are left out: they are about to be

@@ -5,7 +5,10 @@
  *
  * For the same reason the wrapping allocator keeps the wrapped one's context and
  * finds the wrapped functions elsewhere: a thread that sees a mixture of the two
- * during the one swap still calls functions with the context they expect.
+ * during the one swap still calls functions with the context they expect. And all
+ * threads have seen those functions before the first of them can see a hook, which
+ * matters where processors read ahead (membarrier(2); without it, on a kernel before
+ * 4.14, it rests on the order of stores alone).
  *
  * OBJ and MEM call RAW for large blocks: the word is cleared around the wrapped
  * call, so that each block counts once. */
@@ -13,6 +16,10 @@
 
 #include "charged.h"
 #include "compat.h"
+
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define DOMAINS 3
 
@@ -128,12 +135,22 @@ bool alloc_hooks_lost(void) {
     return false;
 }
 
+/* A memory barrier on every thread of the process. */
+static void have_all_threads_see(void) {
+    atomic_thread_fence(memory_order_seq_cst);
+#ifdef SYS_membarrier
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+#endif
+}
+
 void alloc_hooks_install(void) {
     const PyMemAllocatorEx hooks[DOMAINS] = {HOOKS_OF(0), HOOKS_OF(1), HOOKS_OF(2)};
     for (int i = 0; i < DOMAINS; i++) {
         /* Nobody calls hooks that were taken out, so what they wrap may change. */
         if (installed && is_hooked(i)) continue;
         PyMem_GetAllocator(domains[i], &wrapped[i]);
+        have_all_threads_see();
         PyMemAllocatorEx hook = hooks[i];
         hook.ctx = wrapped[i].ctx;
         PyMem_SetAllocator(domains[i], &hook);

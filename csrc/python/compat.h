@@ -31,6 +31,9 @@
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030e0000
 #include <internal/pycore_object.h>
 #endif
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+#include <internal/pycore_tstate.h>
+#endif
 #pragma GCC diagnostic pop
 #undef Py_BUILD_CORE
 
@@ -268,6 +271,47 @@ static inline bool compat_is_fresh_int(PyObject *number) {
 #define SPANPROF_OFFSET_SIZE \
     (offsetof(PyLongObject, long_value.ob_digit) + sizeof(digit))
 #endif
+/* Whether the object has that many references, all of them counted by the calling thread,
+ * and the collector does not know it. If the caller can tell where each of these is, and
+ * they are its own thread's, then no other thread has it or can come by it: its state
+ * needs no lock. (One that was handed over without being counted is another thread's to
+ * hold, which is why it is not enough that they were counted here.) */
+static inline bool compat_is_private(PyObject *object, uint32_t references) {
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&object->ob_tid, __ATOMIC_RELAXED) == _Py_ThreadId() &&
+           __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == references &&
+           __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED) == 0 &&
+           !PyObject_GC_IsTracked(object);
+#else
+    (void)object;
+    (void)references;
+    return false;
+#endif
+}
+
+/* Have threads that use the object without owning it not count their references, where
+ * counting would pass its cache line back and forth. It is then freed by the collector. */
+static inline void compat_share_widely(PyObject *object) {
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+    PyUnstable_Object_EnableDeferredRefcount(object);
+#else
+    (void)object;
+#endif
+}
+
+/* What an instance of ours gives back when it is freed. Where each thread counts a type's
+ * instances for itself, as PyObject_GC_New does, so does this. */
+static inline void compat_decref_type(PyTypeObject *type) {
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
+    _PyThreadStateImpl *state = (_PyThreadStateImpl *)compat_thread_state();
+    size_t place = (size_t)(((PyHeapTypeObject *)type)->unique_id - 1);
+    if (place < (size_t)state->refcounts.size) {
+        state->refcounts.values[place]--;
+        return;
+    }
+#endif
+    Py_DECREF(type);
+}
 
 /* The code object that called us (a new reference, NULL without a Python frame)
  * and the instruction's offset in bytes. Makes no frame object. */
@@ -305,12 +349,13 @@ static inline const void *compat_place_in(const struct _PyInterpreterFrame *fram
     return frame->prev_instr;
 #endif
 #else
-    (void)frame;
-    int offset = 0;
-    PyCodeObject *code = compat_caller(&offset);
-    const void *place = (const char *)code + offset;
-    Py_XDECREF(code); /* the running frame holds it */
-    return code != NULL ? place : NULL;
+    /* The running frame holds its code: no reference is counted, which threads that run
+     * the same code would wait for each other to do. */
+    struct _PyInterpreterFrame *running = (struct _PyInterpreterFrame *)frame;
+    const PyCodeObject *code = running != NULL ? compat_frame_code(running) : NULL;
+    return code != NULL
+               ? (const char *)code + PyUnstable_InterpreterFrame_GetLasti(running)
+               : NULL;
 #endif
 }
 

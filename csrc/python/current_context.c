@@ -9,7 +9,7 @@
 static void context_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_Free(object);
-    Py_DECREF(type);
+    compat_decref_type(type);
 }
 
 static PyType_Slot context_slots[] = {
@@ -199,20 +199,18 @@ void current_context_find(ModuleState *state, struct sp_thread *thread,
 
 static const char STATE_KEY[] = "spanprof._core";
 
-/* The calling thread's interpreter's state, or NULL: it is not attached, or its
- * interpreter has not imported us. */
-static ModuleState *state_of_thread(PyThreadState *tstate) {
+ModuleState *current_context_state(void) {
+    PyThreadState *tstate = compat_attached_thread_state();
+    if (tstate == NULL) return NULL;
     PyObject *dict = PyInterpreterState_GetDict(PyThreadState_GetInterpreter(tstate));
     PyObject *capsule = dict != NULL ? PyDict_GetItemString(dict, STATE_KEY) : NULL;
     return capsule != NULL ? PyCapsule_GetPointer(capsule, STATE_KEY) : NULL;
 }
 
 static void find_context(struct sp_thread *thread) {
-    PyThreadState *tstate = compat_attached_thread_state();
-    if (tstate == NULL || thread != sp_thread_self) return;
-    ModuleState *state = state_of_thread(tstate);
+    ModuleState *state = thread == sp_thread_self ? current_context_state() : NULL;
     if (state != NULL && state->context_var != NULL)
-        current_context_find(state, thread, tstate);
+        current_context_find(state, thread, compat_thread_state());
 }
 
 static int publish_state(ModuleState *state) {

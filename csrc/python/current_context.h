@@ -59,6 +59,10 @@ static inline void current_context_sync(ModuleState *state, struct sp_thread *th
         current_context_find(state, thread, tstate);
 }
 
+/* The calling thread's interpreter's state; NULL if the thread, which may be any, is not
+ * attached, or its interpreter has not imported us. Slow. */
+ModuleState *current_context_state(void);
+
 int current_context_init(PyObject *module);
 
 /* The module's state is about to go. */

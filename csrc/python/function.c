@@ -270,6 +270,7 @@ PyObject *span_function_new(ModuleState *state, SpanObject *span, PyObject *func
     self->dict = NULL;
     self->weakrefs = NULL;
     PyObject_GC_Track(self);
+    compat_share_widely((PyObject *)self);
     if (pass_for((PyObject *)self, function) < 0) {
         Py_DECREF(self);
         return NULL;

@@ -9,6 +9,24 @@
 PyTypeObject *state_first_type;
 ModuleState *state_first;
 
+/* Whose these are. Interpreters may import us at the same time, each with a GIL of its
+ * own; nobody but this one's threads is ever misled by the two above. */
+static _Atomic(ModuleState *) first;
+
+static void claim_first(ModuleState *state) {
+    ModuleState *nobody = NULL;
+    if (!atomic_compare_exchange_strong(&first, &nobody, state)) return;
+    state_first = state;
+    state_first_type = state->span_type;
+}
+
+static void give_up_first(ModuleState *state) {
+    if (atomic_load(&first) != state) return;
+    state_first_type = NULL;
+    state_first = NULL;
+    atomic_store(&first, NULL);
+}
+
 static int module_exec(PyObject *module) {
     if (ready_init(module) < 0) return -1;
     if (span_object_init(module) < 0) return -1;
@@ -22,11 +40,7 @@ static int module_exec(PyObject *module) {
     if (suspension_init(module) < 0) return -1;
     if (call_span_init(module) < 0) return -1;
     if (greenlets_init(module) < 0) return -1;
-    ModuleState *state = state_of_module(module);
-    if (state_first == NULL) {
-        state_first = state;
-        state_first_type = state->span_type;
-    }
+    claim_first(state_of_module(module));
     if (session_init(module) < 0) return -1;
     return numpy_handler_init(module);
 }
@@ -64,10 +78,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 static int module_clear(PyObject *module) {
     ModuleState *state = state_of_module(module);
     span_object_clear_free_list(state);
-    if (state == state_first) {
-        state_first_type = NULL;
-        state_first = NULL;
-    }
+    give_up_first(state);
     Py_CLEAR(state->span_type);
     Py_CLEAR(state->function_type);
     Py_CLEAR(state->call_spans_type);

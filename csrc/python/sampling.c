@@ -16,21 +16,29 @@ int sampling_configure(struct sp_sampler_config *config, PyObject *sampler) {
 }
 
 /* Other threads may be about to call the one that goes: its field has a lock. */
-static PyObject *exchange(ModuleState *state, PyObject *function) {
+void sampling_publish(ModuleState *state, PyObject *function) {
     PyObject *before;
     SPANPROF_LOCK((PyObject *)state->span_type);
     before = state->sampler;
-    state->sampler = function;
+    state->sampler = Py_XNewRef(function);
     SPANPROF_UNLOCK();
-    return before;
-}
-
-void sampling_publish(ModuleState *state, PyObject *function) {
-    PyObject *before = exchange(state, Py_XNewRef(function));
     Py_XDECREF(before);
 }
 
-static PyObject *function_of(ModuleState *state) {
+void sampling_withdraw(ModuleState *state, PyObject *function) {
+    if (function == NULL) return;
+    PyObject *before = NULL;
+    SPANPROF_LOCK((PyObject *)state->span_type);
+    if (state->sampler == function) {
+        before = function;
+        state->sampler = NULL;
+    }
+    SPANPROF_UNLOCK();
+    Py_XDECREF(before);
+    Py_DECREF(function);
+}
+
+PyObject *sampling_function(ModuleState *state) {
     PyObject *function;
     SPANPROF_LOCK((PyObject *)state->span_type);
     function = Py_XNewRef(state->sampler);
@@ -53,7 +61,7 @@ static PyObject *all_labels(ModuleState *state, PyObject *labels) {
 
 static int ask(ModuleState *state, struct sp_thread *thread, uint32_t callsite,
                PyObject *labels) {
-    PyObject *function = function_of(state);
+    PyObject *function = sampling_function(state);
     /* Another interpreter's session: it cannot be asked here. */
     if (function == NULL) return 1;
     /* Meanwhile this thread is the profiler's: spans that are opened here are not
@@ -100,8 +108,9 @@ int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject 
     struct sp_thread *thread = plan->thread;
     uint32_t generation = generation_of(thread);
     bool sampling = thread->sampler.on;
+    if (parent != NULL) span_copy_as_parent(parent, &plan->above);
     enum sp_decision decision =
-        sp_span_decide(thread, parent != NULL ? span_run_of(parent) : NULL);
+        sp_span_decide(thread, parent != NULL ? &plan->above : NULL);
     plan->sampled_out = decision == SP_SAMPLED_OUT;
     if (plan->sampled_out) return 0;
     uint32_t where =
@@ -113,6 +122,7 @@ int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject 
     }
     if (!plan->sampled_out)
         plan->key = sp_key_make(where, labels_of(state, labels, generation));
+    if (parent != NULL) span_copy_as_parent(parent, &plan->above);
     thread = plan->thread = sampling_thread(state);
     /* The decision may have been another session's: then this one has made none. */
     if (thread != NULL && generation_of(thread) != generation &&

@@ -14,11 +14,19 @@ int sampling_configure(struct sp_sampler_config *config, PyObject *sampler);
 /* The function that this interpreter's spans ask from here on; or NULL. */
 void sampling_publish(ModuleState *state, PyObject *function);
 
+/* The one that they ask. A new reference, or NULL. */
+PyObject *sampling_function(ModuleState *state);
+
+/* They ask it no longer. Another one, of a session that has begun meanwhile, stays.
+ * Takes the reference, which may be NULL. */
+void sampling_withdraw(ModuleState *state, PyObject *function);
+
 /* What becomes of a span that is about to be made. */
 struct sampling_plan {
     struct sp_thread *thread; /* NULL: nothing, it is not recorded */
     sp_key key;
-    const void *home; /* of the span, see suspension.h; the caller's to say */
+    struct sp_span above; /* only what the parent that was given is to its children */
+    const void *home;     /* of the span, see suspension.h; the caller's to say */
     bool sampled_out;
 };
 
@@ -57,6 +65,10 @@ static inline int sampling_plan(struct sampling_plan *plan, ModuleState *state,
     plan->key = sp_key_make(callsite != NULL ? *callsite
                                              : callsite_of_caller(state, thread, name),
                             SP_LABELS_NONE);
+    /* Where the callsite was new, a collection may have run anything (3.11), and audit
+     * hooks. */
+    current_context_sync(state, thread);
+    if (parent != NULL) span_copy_as_parent(parent, &plan->above);
     return 0;
 }
 
@@ -69,7 +81,7 @@ static inline void span_begin(SpanObject *self, struct sp_span *span,
     else if (SP_LIKELY(self->parent == NULL))
         sp_span_begin(plan->thread, span, plan->key);
     else
-        sp_span_begin_under(plan->thread, span, plan->key, span_run_of(self->parent));
+        sp_span_begin_under(plan->thread, span, plan->key, &plan->above);
 }
 
 #endif

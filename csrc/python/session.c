@@ -14,6 +14,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Spans that may wait per thread: 12 GB of them. */
 #define MOST_PENDING ((uint64_t)1 << 27)
@@ -51,6 +52,18 @@ static const struct recorded_labels *recorded_labels_of(PyObject *names,
     if (readable && labels == NULL) PyErr_NoMemory();
     free(texts);
     return labels;
+}
+
+/* Starts come one after another, also those of interpreters that share no lock: 0, or
+ * the process that is in the middle of one. A child that was forked then is not. */
+static _Atomic pid_t starting;
+
+static bool begin_start(void) {
+    pid_t other = atomic_load(&starting), self = getpid();
+    return other != self && atomic_compare_exchange_strong(&starting, &other, self);
+}
+static void end_start(void) {
+    atomic_store(&starting, 0);
 }
 
 static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -122,6 +135,16 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                            .interval = interval > 0 ? (uint64_t)(interval * 1e9) : 0};
     if (reports && reporter_host_init(&host, state_of_module(module), &calls) < 0)
         return NULL;
+    bool may_start = begin_start();
+    if (may_start && !goes_on && sp_session_running() != 0) {
+        end_start();
+        may_start = false;
+    }
+    if (!may_start) {
+        if (reports) reporter_host_discard(&host);
+        PyErr_SetString(PyExc_RuntimeError, "a session is already running");
+        return NULL;
+    }
     if (config.track_allocations) alloc_hooks_install();
     /* Before a span can see the session: what it makes of its labels is kept. */
     labels_publish(recorded);
@@ -139,6 +162,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
 #ifdef Py_GIL_DISABLED
     Py_END_ALLOW_THREADS
 #endif
+    end_start();
     if (status == SP_STARTED) {
         numpy_handler_want(config.track_allocations);
         Py_RETURN_NONE;
@@ -158,11 +182,16 @@ static PyObject *session_stop(PyObject *module, PyObject *arg) {
     if (sp_session_running() == 0) Py_RETURN_NONE;
     struct sp_profile *final;
     bool ended;
+    /* While the stop waits for the reporters, another session may begin. */
+    PyObject *sampler = sampling_function(state_of_module(module));
     Py_BEGIN_ALLOW_THREADS
     ended = sp_stop(timeout, &final);
     Py_END_ALLOW_THREADS
-    if (final == NULL) Py_RETURN_NONE; /* somebody else stopped it meanwhile */
-    sampling_publish(state_of_module(module), NULL);
+    sampling_withdraw(state_of_module(module), final != NULL ? sampler : NULL);
+    if (final == NULL) { /* somebody else stopped it meanwhile */
+        Py_XDECREF(sampler);
+        Py_RETURN_NONE;
+    }
     suspension_release(state_of_module(module));
     PyObject *profile = profile_object_new(state_of_module(module), final);
     if (profile == NULL) return NULL;

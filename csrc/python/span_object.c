@@ -85,18 +85,19 @@ static int span_clear(PyObject *object) {
 
 /* What is suspended holds no reference. All that was entered goes with the object. */
 static SP_COLD void abandon_runs(SpanObject *self) {
-    if (self->span.suspended) suspension_abandon(&self->span);
+    if (sp_span_is_suspended(&self->span)) suspension_abandon(&self->span);
     while (self->extra != NULL) {
         struct run *run = self->extra;
         self->extra = run->next;
-        if (run->span.suspended) suspension_abandon(&run->span);
+        if (sp_span_is_suspended(&run->span)) suspension_abandon(&run->span);
         PyMem_RawFree(run);
     }
 }
 
 static void span_free(SpanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    if (SP_UNLIKELY(self->span.suspended || self->extra != NULL)) abandon_runs(self);
+    if (SP_UNLIKELY(sp_span_is_suspended(&self->span) || self->extra != NULL))
+        abandon_runs(self);
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
         sp_span_close(sp_thread_for_charges(), &self->span);
     Py_DECREF(self->name);
@@ -109,7 +110,7 @@ static void span_free(SpanObject *self) {
     }
 #endif
     PyObject_GC_Del(self);
-    Py_DECREF(type);
+    compat_decref_type(type);
 }
 
 static void span_dealloc(PyObject *object);
@@ -133,7 +134,7 @@ static void span_dealloc(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
     ModuleState *state = state_first;
     if (SP_LIKELY(self->labels == NULL && self->parent == NULL && !self->span.opened &&
-                  !self->span.suspended && self->extra == NULL &&
+                  !sp_span_is_suspended(&self->span) && self->extra == NULL &&
                   Py_TYPE(self) == state_first_type &&
                   state->free_span_count < state->free_span_limit)) {
         PyObject *name = self->name;
@@ -308,11 +309,11 @@ static inline const void *home_of(SpanObject *self, const struct sampling_plan *
     return suspension_home_of_caller(STATE_OF(self));
 }
 
-static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
-    SpanObject *self = (SpanObject *)object;
+static inline int enter_guarded(SpanObject *self) {
     int failed;
-    SPANPROF_LOCK(self);
-    struct sampling_plan plan = {0};
+    struct sampling_plan plan;
+    plan.home = NULL;
+    plan.sampled_out = false;
     /* May run Python, which may do anything: enter this very object, stop the session.
      * Hence before anything is looked at, and no Python from here to the push. */
     if (self->life != LIFE_OPENED)
@@ -321,7 +322,20 @@ static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
         failed = (plan.thread = sampling_thread(STATE_OF(self)), 0);
     if (!failed && plan.thread != NULL) plan.home = home_of(self, &plan);
     if (!failed) failed = enter_locked(self, &plan);
-    SPANPROF_UNLOCK();
+    return failed;
+}
+
+static SPANPROF_SLOW PyObject *span_enter_slow(PyObject *object) {
+    SpanObject *self = (SpanObject *)object;
+    int failed;
+    /* Its one reference is that of the `with` which calls us. */
+    if (compat_is_private(object, 1)) {
+        failed = enter_guarded(self);
+    } else {
+        SPANPROF_LOCK(self);
+        failed = enter_guarded(self);
+        SPANPROF_UNLOCK();
+    }
     return failed ? NULL : Py_NewRef(object);
 }
 
@@ -424,13 +438,21 @@ static void release_run(SpanObject *self, struct sp_span *span) {
     Py_DECREF(self);
 }
 
-/* The core took a span off its thread's stack, as another thread had asked. */
-static void on_release(struct sp_span *span) {
-    SpanObject *self = (SpanObject *)Py_NewRef((PyObject *)span->owner);
+/* For the core: under the lock nobody else finds the run, and exits it as well. An
+ * object of another interpreter, in which the thread is as well, is to be left alone
+ * here. */
+static bool on_release(struct sp_thread *thread, struct sp_span *span,
+                       void (*take_off)(struct sp_thread *, struct sp_span *)) {
+    const ModuleState *state = current_context_state();
+    SpanObject *self = span->owner;
+    if (state == NULL || !Py_IS_TYPE((PyObject *)self, state->span_type)) return false;
+    Py_INCREF((PyObject *)self);
     SPANPROF_LOCK(self);
+    take_off(thread, span);
     release_run(self, span);
     SPANPROF_UNLOCK();
     Py_DECREF(self);
+    return true;
 }
 
 static bool is_live(const struct sp_span *span, uint32_t running) {
@@ -474,7 +496,6 @@ static SP_COLD void leave_slow(SpanObject *self) {
             return;
         }
     }
-    if (span->suspended) Py_INCREF(self); /* as if it were on a stack */
     if (sp_span_exit(thread, span)) release_run(self, span);
 }
 
@@ -487,8 +508,7 @@ static inline bool is_settled(const struct sp_thread *thread) {
            atomic_load_explicit(&thread->generation, memory_order_relaxed) == running;
 }
 
-static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
-    SPANPROF_LOCK(self);
+static inline void leave_guarded(SpanObject *self) {
     struct sp_thread *thread = sp_thread_self;
     if (SP_LIKELY(thread != NULL && thread->top == &self->span && is_settled(thread) &&
                   !self->close_pending)) {
@@ -502,6 +522,20 @@ static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
     } else {
         leave_slow(self);
     }
+}
+
+static SPANPROF_SLOW void span_leave_slow(SpanObject *self) {
+    const struct sp_thread *thread = sp_thread_self;
+    /* One reference is the caller's, and one is our stack's if it is on there. (Had
+     * another thread exited it, and given that one back, then that would show in how it
+     * counts.) */
+    bool is_innermost = thread != NULL && thread->top == &self->span;
+    if (compat_is_private((PyObject *)self, is_innermost ? 2 : 1)) {
+        leave_guarded(self);
+        return;
+    }
+    SPANPROF_LOCK(self);
+    leave_guarded(self);
     SPANPROF_UNLOCK();
 }
 
@@ -571,7 +605,7 @@ static int open_locked(SpanObject *self) {
         sp_span_open_sampled_out(plan.thread, &self->span);
     else
         sp_span_open(plan.thread, &self->span, plan.key,
-                     self->parent != NULL ? span_run_of(self->parent) : NULL);
+                     self->parent != NULL ? &plan.above : NULL);
     return 0;
 }
 
@@ -619,7 +653,11 @@ PyDoc_STRVAR(
 static PyObject *span_child(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames) {
     SpanObject *self = (SpanObject *)object;
-    if (!self->used) {
+    bool used;
+    SPANPROF_LOCK(object);
+    used = self->used;
+    SPANPROF_UNLOCK();
+    if (!used) {
         PyErr_Format(PyExc_RuntimeError,
                      "span %R is not open: it cannot have children yet", self->name);
         return NULL;
@@ -654,10 +692,17 @@ const struct sp_span *span_run_of(SpanObject *self) {
     return span != NULL ? span : &self->span;
 }
 
+void span_copy_as_parent(SpanObject *self, struct sp_span *copy) {
+    SPANPROF_LOCK(self);
+    copy->as_parent = span_run_of(self)->as_parent;
+    SPANPROF_UNLOCK();
+}
+
 static PyObject *span_get_id(PyObject *object, void *closure) {
     (void)closure;
-    const struct sp_span *span = span_run_of((SpanObject *)object);
-    return PyLong_FromUnsignedLongLong(sp_span_is_sampled_out(span) ? 0 : span->id);
+    struct sp_span span;
+    span_copy_as_parent((SpanObject *)object, &span);
+    return PyLong_FromUnsignedLongLong(sp_span_is_sampled_out(&span) ? 0 : span.id);
 }
 
 static PyObject *span_get_name(PyObject *object, void *closure) {
@@ -677,20 +722,25 @@ static PyObject *span_get_labels(PyObject *object, void *closure) {
 
 static PyObject *span_get_is_recording(PyObject *object, void *closure) {
     (void)closure;
-    const struct sp_span *span = span_run_of((SpanObject *)object);
     uint32_t running = sp_session_running();
-    return PyBool_FromLong(running != 0 && span->generation == running &&
-                           sp_span_state(span) != SP_SPAN_NONE &&
-                           !sp_span_is_sampled_out(span));
+    bool is_recording;
+    SPANPROF_LOCK(object);
+    const struct sp_span *span = span_run_of((SpanObject *)object);
+    is_recording = running != 0 && span->generation == running &&
+                   sp_span_state(span) != SP_SPAN_NONE && !sp_span_is_sampled_out(span);
+    SPANPROF_UNLOCK();
+    return PyBool_FromLong(is_recording);
 }
 
 static PyObject *span_repr(PyObject *object) {
     SpanObject *self = (SpanObject *)object;
-    const char *state = self->close_pending || self->life == LIFE_CLOSED ? "closed"
-                        : self->held || self->extra != NULL || self->unrecorded > 0
-                            ? "entered"
-                        : self->life == LIFE_OPENED ? "open"
-                                                    : "new";
+    const char *state;
+    SPANPROF_LOCK(object);
+    state = self->close_pending || self->life == LIFE_CLOSED            ? "closed"
+            : self->held || self->extra != NULL || self->unrecorded > 0 ? "entered"
+            : self->life == LIFE_OPENED                                 ? "open"
+                                                                        : "new";
+    SPANPROF_UNLOCK();
     if (self->labels == NULL)
         return PyUnicode_FromFormat("<spanprof.Span %R %s>", self->name, state);
     return PyUnicode_FromFormat("<spanprof.Span %R %R %s>", self->name, self->labels,
@@ -874,6 +924,7 @@ int span_object_init(PyObject *module) {
     state->span_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &span_spec, NULL);
     if (state->span_type == NULL) return -1;
+    compat_share_widely((PyObject *)state->span_type);
     /* The slot Py_tp_vectorcall came with 3.14. */
     state->span_type->tp_vectorcall = span_type_vectorcall;
 #if SPANPROF_SELF_DESCRIPTORS

@@ -58,8 +58,14 @@ uint32_t labels_recorded_of(PyObject *labels, PyObject *inherited);
 SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
                      SpanObject *parent);
 
-/* The run that the caller means: its own thread's innermost one, else the first. */
+/* The run that the caller means: its own thread's innermost one, else the first. Under
+ * the object's lock. */
 const struct sp_span *span_run_of(SpanObject *self);
+
+/* What that run is to its children, at this moment. Not under the lock of an object
+ * whose state the caller has looked at: it waits for another one, and that may let go
+ * of it. */
+void span_copy_as_parent(SpanObject *self, struct sp_span *copy);
 
 /* Exit: never fails, leaves a pending exception alone. */
 void span_leave(SpanObject *self);

@@ -46,11 +46,8 @@ beyond_contextlib(ModuleState *state, struct _PyInterpreterFrame *frame) {
 /* The stack holds a reference to each span's object, a group that is kept does not:
  * what would exit the span holds one itself, and when that dies unresumed the span
  * dies. */
-static void release_objects(struct sp_span *top) {
-    for (struct sp_span *s = top, *below; s != NULL; s = below) {
-        below = s->below;
-        Py_DECREF((PyObject *)s->owner);
-    }
+static void claim(struct sp_span *span) {
+    Py_INCREF((PyObject *)span->owner);
 }
 
 #ifdef Py_GIL_DISABLED
@@ -87,19 +84,38 @@ static inline struct sp_thread *thread_at(ModuleState *state) {
     return thread;
 }
 
+/* Suspend the thread's spans down to `bottom`, or all if that is NULL, and let go of their
+ * objects. Once they are kept other threads may take spans out of the group, and a span may
+ * die with its object: so these are noted before. Without memory for that they stay. */
+static void suspend_down_to(struct sp_thread *thread, struct sp_span *bottom,
+                            const void *key, bool keeps_context) {
+    struct sp_span *top = thread->top, *end = bottom != NULL ? bottom->below : NULL;
+    size_t count = 0;
+    for (struct sp_span *s = top; s != end; s = s->below) count++;
+    share_objects(top, end);
+    PyObject *few[8], **objects = few;
+    if (SP_UNLIKELY(count > 8)) objects = PyMem_RawMalloc(count * sizeof *objects);
+    struct sp_span *s = top;
+    for (size_t i = 0; i < count && objects != NULL; i++, s = s->below)
+        objects[i] = s->owner;
+    /* Out of memory they were abandoned, and on the stack no longer all the same. */
+    bool kept = bottom != NULL ? sp_span_suspend(thread, bottom, key)
+                               : sp_span_suspend_all(thread, key, keeps_context);
+    for (size_t i = 0; i < count && objects != NULL && kept; i++) Py_DECREF(objects[i]);
+    if (objects != few) PyMem_RawFree(objects);
+}
+
 void suspension_suspend_all(struct sp_thread *thread, const void *key,
                             bool same_context) {
-    struct sp_span *top = thread->top;
-    if (top == NULL) return;
-    share_objects(top, NULL);
-    if (sp_span_suspend_all(thread, key, !same_context)) release_objects(top);
+    if (thread->top != NULL) suspend_down_to(thread, NULL, key, !same_context);
 }
 
 void suspension_resume(ModuleState *state, const void *key) {
+    struct sp_thread *thread = thread_at(state);
     struct sp_span *top = sp_suspended_take(key, sp_span_retain);
     if (top == NULL) return;
     retain_objects(top);
-    sp_span_resume(thread_at(state), top);
+    sp_span_resume(thread, top);
 }
 
 #if SPANPROF_MONITORING
@@ -163,6 +179,8 @@ static int take_tool(PyObject *monitoring) {
 /* Under the lock of the state. */
 static bool have_tool(ModuleState *state) {
     if (state->tool != 0) return state->tool > 0;
+    /* The session may be over by now, and its tool released. */
+    if (sp_session_running() == 0) return false;
     PyObject *monitoring = PySys_GetObject("monitoring");
     PyObject *module = state->module;
     if (monitoring == NULL) return false;
@@ -238,7 +256,8 @@ void suspension_release(ModuleState *state) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     SPANPROF_LOCK((PyObject *)state->context_type);
-    release(state);
+    /* Another session may have begun, whose spans rely on what is watched: its end. */
+    if (sp_session_running() == 0) release(state);
     SPANPROF_UNLOCK();
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
@@ -253,9 +272,7 @@ static void suspend(struct sp_thread *thread, const void *home) {
     struct sp_span *top = thread->top, *bottom = top;
     if (SP_UNLIKELY(top == NULL || top->home != home)) return;
     while (bottom->below != NULL && bottom->below->home == home) bottom = bottom->below;
-    share_objects(top, bottom->below);
-    /* Out of memory they were abandoned, and on the stack no longer all the same. */
-    if (sp_span_suspend(thread, bottom, home)) release_objects(top);
+    suspend_down_to(thread, bottom, home, false);
 }
 
 /* --- generators that are context managers
@@ -495,6 +512,7 @@ int suspension_init(PyObject *module) {
                                         "enter_async_context"};
     for (int i = 0; i < 4; i++)
         if ((state->names[i] = PyUnicode_InternFromString(names[i])) == NULL) return -1;
+    sp_span_claim = claim;
 #ifdef Py_GIL_DISABLED
     sp_span_retain = retain;
 #endif

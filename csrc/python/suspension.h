@@ -47,7 +47,8 @@ void suspension_resume(ModuleState *state, const void *key);
 /* A span of the object is suspended: the object is about to be freed. */
 void suspension_abandon(struct sp_span *span);
 
-/* Stop being told, and give our tool back; in this interpreter. */
+/* Stop being told, and give our tool back; in this interpreter, and unless a session
+ * runs. */
 void suspension_release(ModuleState *state);
 
 int suspension_init(PyObject *module);

@@ -113,7 +113,8 @@ void sp_thread_end_detached(struct sp_thread *thread);
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
 void sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
-struct sp_span *sp_suspended_put(const void *key, struct sp_span *top, bool *kept);
+struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
+                                 bool (*retain)(struct sp_span *), bool *kept);
 struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span *));
 bool sp_suspended_has(const void *key);
 bool sp_suspended_remove(const void *key, struct sp_span *span);

@@ -224,7 +224,7 @@ class Model:
         """True if it took effect. On the wrong thread it is only asked for; out of
         order it is put right; both are counted (3.8)."""
         if span.kept_under is not None:
-            self.misnested += 1
+            self.misnested += span.session is self.session
             self._withdraw(span)
             return True
         if span.running_on is None and not span.adrift:

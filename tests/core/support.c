@@ -449,11 +449,14 @@ static pthread_mutex_t released_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sp_span *released[4096];
 static unsigned released_count;
 
-static void keep_released(struct sp_span *span) {
+static bool keep_released(struct sp_thread *thread, struct sp_span *span,
+                          void (*take_off)(struct sp_thread *, struct sp_span *)) {
+    take_off(thread, span);
     pthread_mutex_lock(&released_lock);
     if (released_count == sizeof released / sizeof released[0]) abort();
     released[released_count++] = span;
     pthread_mutex_unlock(&released_lock);
+    return true;
 }
 
 /* The next span that the core has let go of, or NULL. */

@@ -486,8 +486,9 @@ class Table:
 
     def put(self, key: int, count: int = 1) -> None:
         group = self.group(count)
+        null = self.core.ffi.NULL
         before = self.lib.sp_suspended_put(
-            self.core.place(key), group[0].pointer, self.kept
+            self.core.place(key), group[0].pointer, null, self.kept
         )
         assert self.kept[0]
         self.check_group(before, self.expected.get(key, []))
@@ -628,7 +629,7 @@ def test_without_memory_a_key_still_changes_hands(
     span = table.group(1)[0]
     put = core.lib.sp_suspended_put
     for key in like:
-        put(core.place(key), span.pointer, table.kept)
+        put(core.place(key), span.pointer, core.ffi.NULL, table.kept)
         if not table.kept[0]:
             break
         table.expected[key] = [span]

@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import contextvars
 import os
 import subprocess
 import sys
@@ -29,6 +30,9 @@ exact_with_the_gil = pytest.mark.skipif(
     IS_FREE_THREADED,
     reason="free-threaded builds have other allocators, and free some blocks later",
 )
+
+THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", False))
+"""Whether threads begin in a copy of the context of whoever starts them (3.14)."""
 
 T = TypeVar("T")
 
@@ -84,6 +88,14 @@ class ManualClock:
         _core.set_manual_clock(self.wall, self.cpu)
 
 
+def bare_thread(run: Callable[..., object], *arguments: Any) -> threading.Thread:
+    """A thread that inherits no context, whatever others do."""
+    if THREADS_INHERIT:
+        empty: dict[str, Any] = {"context": contextvars.Context()}
+        return threading.Thread(target=run, args=arguments, **empty)
+    return threading.Thread(target=run, args=arguments)
+
+
 def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function on a new thread; its result, or what it raises."""
     results: list[T] = []
@@ -95,7 +107,7 @@ def in_thread(function: Callable[..., T], *arguments: Any) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = bare_thread(run)
     thread.start()
     thread.join(60)
     assert not thread.is_alive(), "the thread hangs"
@@ -117,7 +129,7 @@ def in_threads(count: int, function: Callable[[int], T]) -> list[T]:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
+    threads = [bare_thread(run, n) for n in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Who is whose parent: rules 4.1 and 4.4."""
+"""Who is whose parent: rules 4.1, 4.3 and 4.4."""
 
 # ruff: noqa: SIM117 (how blocks are nested is what is tested)
 
@@ -7,10 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
+
 import spanprof
 from spanprof import span
 
-from .helpers import ManualClock, calls, in_thread, in_threads, series
+from .helpers import (
+    THREADS_INHERIT,
+    ManualClock,
+    calls,
+    in_thread,
+    in_threads,
+    series,
+)
 
 
 def test_rule_4_1_parent_is_the_innermost_entered_span(clock: ManualClock) -> None:
@@ -132,7 +141,34 @@ def test_rule_4_4_a_thread_starts_without_parent() -> None:
         in_thread(work)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda _: work(), range(10)))
-    assert calls(session.result) == {("main",): 1, ("work",): 11}
+    found = calls(session.result)
+    if THREADS_INHERIT:
+        assert found == {("main",): 1, ("work",): 1, ("main", "work"): 10}
+    else:
+        assert found == {("main",): 1, ("work",): 11}
+
+
+@pytest.mark.skipif(not THREADS_INHERIT, reason="threads begin in an empty context")
+def test_rule_4_3_a_thread_that_inherits_its_context_has_a_parent() -> None:
+    def work() -> None:
+        with span("work"):
+            pass
+
+    with spanprof.start() as session:
+        with span("main"):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            later = threading.Thread(target=work)
+            with span("inner"):
+                later.start()
+                later.join()
+    assert calls(session.result) == {
+        ("main",): 1,
+        ("main", "work"): 1,
+        ("main", "inner"): 1,
+        ("main", "inner", "work"): 1,
+    }
 
 
 def test_rule_4_4_parent_span_gives_a_parent(clock: ManualClock) -> None:

@@ -383,10 +383,6 @@ def test_rule_5_1_a_snapshot_has_what_is_suspended(clock: ManualClock) -> None:
     assert times(session.result) == {("generator",): (1, 320)}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a frame that opens no span itself is not watched: what it enters stays",
-)
 def test_rule_3_2_an_opened_span_is_suspended_like_others(clock: ManualClock) -> None:
     def generator(opened: spanprof.Span) -> Iterator[None]:
         with opened:

@@ -22,6 +22,7 @@ from .helpers import (
     calls,
     in_thread,
     in_threads,
+    needs_suspension,
     run_python,
     series,
 )
@@ -452,3 +453,32 @@ def test_rule_3_5_stress_of_everything(fast_switching: None) -> None:
     with spanprof.start(track_all=True, record_labels=["k"]) as session:
         in_threads(6, work)
     assert sum(calls(session.result).values()) == sum(counted)
+
+
+ABANDONED = """
+import sys
+import spanprof
+from spanprof import span
+
+def steps(entered):
+    entered.__enter__()
+    yield
+
+with spanprof.start(track_wall=True):
+    for _ in range(100):
+        kept = [span("left") for _ in range(10)]
+        counts = [sys.getrefcount(each) for each in kept]
+        for each in kept:
+            next(steps(each))  # the generator is gone, and its span is not
+            next(steps(span("in the same place")))
+        for each in kept:
+            each.__exit__(None, None, None)
+        del each
+        assert [sys.getrefcount(each) for each in kept] == counts
+print("done")
+"""
+
+
+@needs_suspension
+def test_rule_3_8_a_span_is_exited_after_its_generator_has_gone(tmp_path: Path) -> None:
+    assert run_python(ABANDONED, cwd=tmp_path).stdout == "done\n"

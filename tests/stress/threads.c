@@ -323,9 +323,11 @@ static pthread_mutex_t hand_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sp_span *handed; /* entered by one thread, to be exited by another */
 static _Atomic uint64_t let_go;
 
-static void on_release(struct sp_span *span) {
-    (void)span;
+static bool on_release(struct sp_thread *thread, struct sp_span *span,
+                       void (*take_off)(struct sp_thread *, struct sp_span *)) {
+    take_off(thread, span);
     atomic_fetch_add(&let_go, 1);
+    return true;
 }
 
 static void *giver(void *argument) {
