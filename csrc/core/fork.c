@@ -3,6 +3,7 @@
 #include "callsite.h"
 #include "collector.h"
 #include "heap_span.h"
+#include "publish.h"
 #include "shadow.h"
 #include "span.h"
 
@@ -36,6 +37,7 @@ static void after_in_child(void) {
     sp_heap_spans_relock_in_child();
     sp_callsite_relock_in_child();
     sp_paths_relock_in_child();
+    sp_publish_restart_in_child();
     sp_threads_relock_in_child();
     sp_spans_relock_in_child();
     sp_session_restart_in_child();

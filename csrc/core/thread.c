@@ -30,6 +30,7 @@ static void release_locked(struct sp_thread *thread) {
 
 static void end(struct sp_thread *thread) {
     sp_span_abandon_all(thread);
+    sp_publish(&thread->publication, 0);
     pthread_mutex_lock(&lock);
     release_locked(thread);
     pthread_mutex_unlock(&lock);
@@ -41,6 +42,7 @@ static void end(struct sp_thread *thread) {
 static void on_thread_exit(void *value) {
     sp_thread_pause();
     sp_thread_self = NULL;
+    sp_publication_detach();
     end(value);
 }
 
@@ -103,6 +105,8 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
                       generation);
     sp_thread_heap_reset(&thread->heap);
     sp_feed_reset(&thread->feed);
+    sp_publication_reset(&thread->publication, generation);
+    thread->is_watched = thread->feed.on || thread->publication.generation != 0;
     sp_sampler_reset(&thread->sampler);
     thread->undecided.last_child = NULL;
     if (!sp_cells_reset(&thread->cells)) {
@@ -151,6 +155,7 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
     /* The profiler's own thread comes here each time, and is turned away. */
     if (thread == NULL || thread->is_profilers) return NULL;
     atomic_store_explicit(&thread->generation, generation, memory_order_seq_cst);
+    sp_publication_attach(&thread->publication);
     sp_span_exit_requested(thread);
     void (*joined)(void) =
         atomic_load_explicit(&sp_thread_joined, memory_order_relaxed);
@@ -279,12 +284,14 @@ void sp_threads_relock_in_child(void) {
         /* The parent reports what these threads did, and no other will. */
         t->top = NULL;
         t->alloc_account = NULL;
+        sp_publication_clear(&t->publication);
         atomic_store_explicit(&t->data_generation, 0, memory_order_relaxed);
         release_locked(t);
     }
     struct sp_thread *self = sp_thread_self;
     sp_sampler_restart_in_child(self != NULL ? &self->sampler : NULL);
     if (self == NULL) return;
+    sp_publication_restart_in_child(&self->publication);
     /* The caller's open spans go on, from zero, on the child's own clocks. */
     struct sp_cell *cell = atomic_load_explicit(&self->cell, memory_order_relaxed);
     struct sp_account *alloc_account = self->alloc_account;

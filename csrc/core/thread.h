@@ -10,6 +10,7 @@
 #include "calltree.h"
 #include "clock.h"
 #include "feed.h"
+#include "publish.h"
 #include "session.h"
 
 struct sp_span;
@@ -46,8 +47,10 @@ struct sp_thread {
     _Atomic(struct sp_cell *) cell;
     struct sp_span *top;              /* innermost running span */
     struct sp_account *alloc_account; /* `cell`'s, or NULL: no span, or not tracked */
+    bool is_watched; /* `feed` or `publication` is to hear of every span */
     struct sp_thread_heap heap;
     struct sp_feed feed;
+    struct sp_publication publication;
     uint64_t next_id;
     struct sp_sampler sampler;
     bool is_profilers; /* the reporter thread: its spans are not recorded */
