@@ -55,8 +55,11 @@ static struct mapping *published;
 
 /* Whether the process has one, ours or another's. */
 static bool is_there(void) {
-    static const char *const names[] = {"[anon_shmem:" NAME "]", "[anon:" NAME "]",
-                                        "/memfd:" NAME};
+    static const char *const names[] = {
+        "[anon_shmem:OTEL_CTX]",
+        "[anon:OTEL_CTX]",
+        "/memfd:OTEL_CTX",
+    };
     FILE *maps = fopen("/proc/self/maps", "re");
     if (maps == NULL) return false;
     bool found = false;
