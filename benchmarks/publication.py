@@ -1,6 +1,6 @@
 """What it costs to tell outside profilers of every span, and what it costs not to.
 
-The same spans with and without ``publish_thread_context``, in processes that take turns.
+The same spans with and without ``publish_thread_context``; processes take turns.
 """
 
 from __future__ import annotations

@@ -105,3 +105,41 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         at += 2 + length
         assert at <= len(message)
         yield tag >> 3, message[at - length : at]
+
+
+# --- how a thread finds the pointer ---------------------------------------------------
+
+_SYMBOL_TABLE, _RELOCATIONS = 11, 4
+_SECTION = struct.Struct("=IIQQQQIIQQ")
+_ENTRY = struct.Struct("=IBBHQQ")
+_RELOCATION = struct.Struct("=QQq")
+
+
+def relocations(path: str | Path) -> set[int]:
+    """The types of the relocations that name the pointer, in a library of 64 bits.
+
+    It is asserted that the library exports the pointer as what it is.
+    """
+    raw = Path(path).read_bytes()
+    assert raw[:5] == b"\x7fELF\x02"
+    (start,) = struct.unpack_from("=Q", raw, 40)
+    size, count = struct.unpack_from("=HH", raw, 58)
+    sections = [_SECTION.unpack_from(raw, start + n * size) for n in range(count)]
+    (symbols,) = (each for each in sections if each[1] == _SYMBOL_TABLE)
+    names = sections[symbols[6]][4]
+    entries = list(_ENTRY.iter_unpack(raw[symbols[4] : symbols[4] + symbols[5]]))
+    wanted = SYMBOL.encode() + b"\0"
+    (number,) = (
+        n for n, each in enumerate(entries) if raw.startswith(wanted, names + each[0])
+    )
+    _, kind, visibility, section, _, length = entries[number]
+    is_global, is_thread_local = kind >> 4 == 1, kind & 15 == 6
+    assert (is_global, is_thread_local, visibility, length) == (True, True, 0, 8)
+    assert section != 0, "it is another library's"
+    return {
+        info & 0xFFFFFFFF
+        for each in sections
+        if each[1] == _RELOCATIONS
+        for _, info, _ in _RELOCATION.iter_unpack(raw[each[4] : each[4] + each[5]])
+        if info >> 32 == number
+    }

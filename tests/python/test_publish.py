@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outside_reader import Library, process_contexts
+from outside_reader import Library, process_contexts, relocations
 
 import spanprof
 from spanprof import _core, span
@@ -453,6 +454,19 @@ def test_rule_4_2_a_task_that_goes_on_on_another_thread() -> None:
 
 
 # --- from outside -------------------------------------------------------------------
+
+
+# Descriptors; module and offset; offset from the thread pointer.
+SUPPORTED = {
+    "x86_64": ({36}, {16, 17}, {18}),
+    "aarch64": ({1031}, {1028, 1029}, {1030}),
+}
+
+
+@pytest.mark.skipif(platform.machine() not in SUPPORTED, reason="another processor")
+def test_the_library_exports_it_in_a_way_that_readers_support() -> None:
+    """A relocation has to name the symbol: readers go by that."""
+    assert relocations(_core.__file__) in SUPPORTED[platform.machine()]
 
 
 def test_another_process_can_read_it(tmp_path: Path) -> None:
