@@ -15,6 +15,7 @@ BENCHMARKS = (
     "snapshot",
     "heap_cost",
     "heap_memory",
+    "publication",
     "feed",
     "feed_limits",
     "callbacks",

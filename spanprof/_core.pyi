@@ -272,6 +272,7 @@ def session_start(
     want_profile: bool,
     goes_on: bool,
     sampler: tuple[float, int | None] | Callable[[int, int, Any], bool] | None,
+    publish_thread_context: bool,
 ) -> None:
     """Start the process's one session; RuntimeError if one runs.
 
@@ -297,6 +298,7 @@ def session_flush(timeout: float | None, /) -> bool:
 
 def session_snapshot() -> ProfileData | None: ...
 def session_is_running() -> bool: ...
+def session_trace_id() -> bytes | None: ...
 def stats() -> dict[str, int | str | bool]: ...
 def numpy_enable(api: object, /) -> bool:
     """Interpose on the handlers of array data. ``api`` is numpy's capsule

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         max_nodes: int
         max_label_values: int
         max_pending_spans: int
+        publish_thread_context: bool
         on_fork: OnFork
         stop_timeout: float
 
@@ -106,6 +107,10 @@ class ProfileConfig:
     """Most finished spans per thread that wait for reporters that want single spans
     (:meth:`Reporter.spans`, :meth:`Reporter.span_created` and so on); further ones are
     dropped, and counted. Each that waits takes 96 bytes."""
+
+    publish_thread_context: bool = False
+    """Tell profilers outside of the process which span each thread runs, in the way of
+    OpenTelemetry's thread context; see :attr:`Session.trace_id`. On Linux."""
 
     on_fork: OnFork = "restart"
     """What becomes of the session in the child after a fork."""
@@ -248,6 +253,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "max_nodes": check_positive,
     "max_label_values": check_positive,
     "max_pending_spans": check_positive,
+    "publish_thread_context": check_bool,
     "on_fork": check_on_fork,
     "stop_timeout": check_timeout,
 }

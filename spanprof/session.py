@@ -98,7 +98,10 @@ class Session:
             want_profile=delivery.want_profile,
             goes_on=goes_on,
             sampler=self._question,
+            publish_thread_context=config.publish_thread_context,
         )
+        trace_id = _core.session_trace_id()
+        self._trace_id = None if trace_id is None else trace_id.hex()
         stop_at_end(_at_exit)
         if self._reporters:
             _core.session_flush(0)  # has init() called, see Delivery.on_report
@@ -110,6 +113,14 @@ class Session:
     @property
     def sampler(self) -> HeadSampler | None:
         return self._sampler
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace to which outside profilers are told that the spans belong: 32
+        hexadecimal digits, drawn at random for each session, and for each child after
+        a fork. None without ``publish_thread_context``.
+        """
+        return self._trace_id
 
     @property
     def is_running(self) -> bool:

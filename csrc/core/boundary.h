@@ -75,6 +75,10 @@ static inline void sp_context_leave(struct sp_thread *thread, const struct sp_sp
         context->current = bottom->before;
 }
 
+/* The thread's innermost span is another one: tell outside profilers. To be called if
+ * `is_watched`. */
+void sp_span_publish_top(struct sp_thread *thread);
+
 /* The span has idled up to that time; `cell` is the calling thread's of its path. An
  * opened or totalled span: under the lock. */
 static inline void sp_span_charge_idle_to(struct sp_cell *cell, struct sp_span *span,

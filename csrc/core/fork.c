@@ -3,6 +3,7 @@
 #include "callsite.h"
 #include "collector.h"
 #include "heap_span.h"
+#include "publish.h"
 #include "shadow.h"
 #include "span.h"
 #include "suspend.h"
@@ -40,6 +41,7 @@ static void after_in_child(void) {
     sp_heap_spans_relock_in_child();
     sp_callsite_relock_in_child();
     sp_paths_relock_in_child();
+    sp_publish_restart_in_child();
     sp_threads_relock_in_child();
     sp_suspended_relock_in_child();
     sp_suspend_restart_in_child();

@@ -14,6 +14,7 @@
 #define SP_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SP_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define SP_COLD __attribute__((cold, noinline))
+#define SP_NOINLINE __attribute__((noinline))
 
 /* One mov from %fs instead of a call: our one thread-local word is worth the
  * few bytes of static TLS that it takes from glibc's surplus. */

@@ -6,6 +6,7 @@
 #include "feed.h"
 #include "heap.h"
 #include "heap_span.h"
+#include "publish.h"
 #include "stats.h"
 
 #include <time.h>
@@ -43,6 +44,7 @@ int sp_session_begin(const struct sp_session_config *config) {
     /* The map's entries have so much room for a path, and for its "(other)". */
     uint32_t most = config->track_heap ? SP_OWNER_SPANS / 2 : UINT32_MAX;
     sp_paths_reset(config->max_nodes < most ? config->max_nodes : most);
+    if (config->publish_thread_context) sp_publish_begin(last_generation);
     sp_session_started_unix = sp_unix_now();
     sp_session_started_wall = sp_clock_wall();
     sp_count(&sp_stats.sessions);
@@ -53,6 +55,7 @@ int sp_session_begin(const struct sp_session_config *config) {
 
 void sp_session_end(void) {
     atomic_store_explicit(&sp_session_generation, 0, memory_order_release);
+    sp_publish_end();
     sp_heap_end();
 }
 

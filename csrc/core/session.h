@@ -20,6 +20,7 @@ struct sp_session_config {
     uint32_t max_closed_heap_spans;
     uint64_t max_pending_spans; /* per thread, in the feed of spans; 0: no feed */
     struct sp_sampler_config sampler;
+    bool publish_thread_context; /* see publish.h */
 };
 
 /* The running session's generation, 0 while none runs. The one word that a span

@@ -99,6 +99,35 @@ static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
     return sp_cell_child(&thread->cells, cell, key);
 }
 
+/* --- who else wants to know ------------------------------------------------ */
+
+/* Whatever has changed thread->top calls one of these if thread->is_watched. */
+
+void sp_span_publish_top(struct sp_thread *thread) {
+    const struct sp_span *top = thread->top;
+    sp_publish(&thread->publication,
+               top == NULL || sp_span_is_sampled_out(top) ? 0 : top->id);
+}
+
+/* `parent` is the id of the span's parent. */
+static SP_NOINLINE void tell_entered(struct sp_thread *thread, struct sp_span *span,
+                                     uint64_t parent, bool irregular) {
+    sp_publish(&thread->publication, span->id);
+    if (thread->feed.on) sp_feed_enter(thread, span, parent, irregular);
+}
+
+static bool is_fed(const struct sp_thread *thread, const struct sp_span *span) {
+    return thread->feed.on && !sp_span_is_sampled_out(span);
+}
+
+/* Its boundary has been charged. */
+static SP_NOINLINE void tell_left(struct sp_thread *thread, struct sp_span *span) {
+    sp_span_publish_top(thread);
+    if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+}
+
+/* --- entering ---------------------------------------------------------------- */
+
 /* `parent` is the id of the span's parent, for the feed. */
 static inline void push(struct sp_thread *thread, struct sp_span *span,
                         struct sp_cell *cell, uint64_t parent) {
@@ -117,7 +146,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
-    if (SP_UNLIKELY(thread->feed.on)) sp_feed_enter(thread, span, parent, irregular);
+    if (SP_UNLIKELY(thread->is_watched)) tell_entered(thread, span, parent, irregular);
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
@@ -183,8 +212,8 @@ void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
     sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
-    if (SP_UNLIKELY(thread->feed.on))
-        sp_feed_enter(thread, span, id_of(span->below), false);
+    if (SP_UNLIKELY(thread->is_watched))
+        tell_entered(thread, span, id_of(span->below), false);
 }
 
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -219,6 +248,7 @@ static void push_sampled_out(struct sp_thread *thread, struct sp_span *span) {
     sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, NULL);
+    if (SP_UNLIKELY(thread->is_watched)) sp_span_publish_top(thread);
 }
 
 void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span) {
@@ -242,10 +272,6 @@ void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span) {
 
 /* --- leaving the stack ---------------------------------------------------- */
 
-static bool is_fed(const struct sp_thread *thread, const struct sp_span *span) {
-    return thread->feed.on && !sp_span_is_sampled_out(span);
-}
-
 static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     bool irregular = thread->feed.on && thread->feed.irregular != 0;
     bool changes = false;
@@ -254,8 +280,7 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     sp_context_leave(thread, span, span);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
-    if (SP_UNLIKELY(is_fed(thread, span)))
-        sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+    if (SP_UNLIKELY(thread->is_watched)) tell_left(thread, span);
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
@@ -413,8 +438,7 @@ bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
     sp_span_set_state(span, SP_SPAN_NONE);
-    if (SP_UNLIKELY(thread->feed.on))
-        sp_feed_leave(thread, span, sp_load(&thread->at_wall));
+    if (SP_UNLIKELY(thread->is_watched)) tell_left(thread, span);
     return true;
 }
 
@@ -440,12 +464,14 @@ SP_COLD void sp_span_abandon_all(struct sp_thread *thread) {
     if (is_stale(thread)) {
         thread->top = NULL;
         sp_thread_charge_to(thread, NULL);
+        sp_publish(&thread->publication, 0);
         return;
     }
     sp_boundary(thread, sp_thread_idle_cell(thread));
     struct sp_span *span = thread->top;
     thread->top = NULL;
     sp_thread_charge_to(thread, NULL);
+    sp_publish(&thread->publication, 0);
     while (span != NULL) {
         struct sp_span *below = span->below;
         if (is_fed(thread, span))

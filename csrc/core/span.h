@@ -56,10 +56,10 @@ struct sp_span {
     _Atomic bool suspended; /* is in a group of suspended spans, or was until a thread
                                that is about to resume it took it out; an opened one is
                                open as well */
-    bool keeps_context;     /* while suspended: is current in its context all the same */
-    bool thrown_through;    /* the host's, see suspension.c; false when it is entered */
-    uint32_t heap_owner;    /* its record in heap_span.h, or 0 */
-    uint32_t feed_number;   /* of its base in feed.h, from 1, while entered; or 0 */
+    bool keeps_context;   /* while suspended: is current in its context all the same */
+    bool thrown_through;  /* the host's, see suspension.c; false when it is entered */
+    uint32_t heap_owner;  /* its record in heap_span.h, or 0 */
+    uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
     struct sp_feed_total *feed_total;          /* of a totalled span; or NULL */
     struct sp_span *open_previous, *open_next; /* list of opened spans */
 };

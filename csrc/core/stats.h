@@ -22,13 +22,14 @@
     X(heap_spans_folded)  /* finished spans no longer told apart, for their number */  \
     X(suspensions_unseen) /* sessions without suspension: no free sys.monitoring id */ \
     X(spans_dropped)      /* spans that are missing in the feed of single spans */     \
-    X(clock_synchronisations) /* times a thread's clocks were read by system call */   \
-    X(threads_attached)       /* threads that opened a span */                         \
-    X(threads_ended)          /* of those, how many have ended */                      \
-    X(snapshots)              /* times all threads' values were read */                \
-    X(snapshot_nanos)         /* time that took, in all */                             \
-    X(running_skipped)        /* running spans left to the next snapshot */            \
-    X(reports)                /* times reporters were called */
+    X(clock_synchronisations)  /* times a thread's clocks were read by system call */  \
+    X(threads_attached)        /* threads that opened a span */                        \
+    X(threads_ended)           /* of those, how many have ended */                     \
+    X(snapshots)               /* times all threads' values were read */               \
+    X(snapshot_nanos)          /* time that took, in all */                            \
+    X(running_skipped)         /* running spans left to the next snapshot */           \
+    X(process_context_refused) /* sessions that outside profilers were not told of */  \
+    X(reports)                 /* times reporters were called */
 
 struct sp_stats {
 #define X(field) sp_counter field;

@@ -64,6 +64,7 @@ static inline bool suspend(struct sp_thread *thread, struct sp_span *bottom,
     thread->top = below;
     bottom->below = NULL;
     sp_thread_charge_to(thread, bottom->outer->account);
+    if (SP_UNLIKELY(thread->is_watched)) sp_span_publish_top(thread);
     if (SP_UNLIKELY(thread->feed.on)) leave_feed(thread, top, wall);
     for (struct sp_span *s = top; s != NULL; s = s->below)
         mark_suspended(s, key, wall, keeps_context);
@@ -173,6 +174,7 @@ static void put_all_back(struct sp_thread *thread, struct sp_span *bottom,
     }
     sp_thread_charge_to(thread,
                         sp_span_is_sampled_out(top) ? NULL : top->cell->account);
+    if (SP_UNLIKELY(thread->is_watched)) sp_span_publish_top(thread);
     if (SP_UNLIKELY(thread->feed.on)) sp_feed_end_change(&thread->feed, changes);
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
 }

@@ -31,6 +31,7 @@ static void release_locked(struct sp_thread *thread) {
 
 static void end(struct sp_thread *thread) {
     sp_span_abandon_all(thread);
+    sp_publish(&thread->publication, 0);
     pthread_mutex_lock(&lock);
     release_locked(thread);
     pthread_mutex_unlock(&lock);
@@ -42,6 +43,7 @@ static void end(struct sp_thread *thread) {
 static void on_thread_exit(void *value) {
     sp_thread_pause();
     sp_thread_self = NULL;
+    sp_publication_detach();
     end(value);
 }
 
@@ -113,6 +115,8 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
                       generation);
     sp_thread_heap_reset(&thread->heap);
     sp_feed_reset(&thread->feed);
+    sp_publication_reset(&thread->publication, generation);
+    thread->is_watched = thread->feed.on || thread->publication.generation != 0;
     sp_sampler_reset(&thread->sampler);
     thread->own_context.current = (struct sp_parent){0, SP_PATH_ROOT, 0};
     thread->undecided.last_child = NULL;
@@ -166,6 +170,7 @@ SP_COLD struct sp_thread *sp_thread_join(uint32_t generation) {
     void (*find_context)(struct sp_thread *) =
         atomic_load_explicit(&sp_thread_find_context, memory_order_relaxed);
     if (find_context != NULL) find_context(thread);
+    sp_publication_attach(&thread->publication);
     sp_span_exit_requested(thread);
     void (*joined)(void) =
         atomic_load_explicit(&sp_thread_joined, memory_order_relaxed);
@@ -294,12 +299,14 @@ void sp_threads_relock_in_child(void) {
         /* The parent reports what these threads did, and no other will. */
         t->top = NULL;
         t->alloc_account = NULL;
+        sp_publication_clear(&t->publication);
         atomic_store_explicit(&t->data_generation, 0, memory_order_relaxed);
         release_locked(t);
     }
     struct sp_thread *self = sp_thread_self;
     sp_sampler_restart_in_child(self != NULL ? &self->sampler : NULL);
     if (self == NULL) return;
+    sp_publication_restart_in_child(&self->publication);
     /* The caller's open spans go on, from zero, on the child's own clocks. */
     struct sp_cell *cell = atomic_load_explicit(&self->cell, memory_order_relaxed);
     struct sp_account *alloc_account = self->alloc_account;

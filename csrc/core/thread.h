@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "context.h"
 #include "feed.h"
+#include "publish.h"
 #include "session.h"
 
 struct sp_span;
@@ -48,8 +49,10 @@ struct sp_thread {
     struct sp_span *top;              /* innermost running span */
     struct sp_context *context;       /* the host's, or `own_context`; never NULL */
     struct sp_account *alloc_account; /* `cell`'s, or NULL: no span, or not tracked */
+    bool is_watched; /* `feed` or `publication` is to hear of every span */
     struct sp_thread_heap heap;
     struct sp_feed feed;
+    struct sp_publication publication;
     uint64_t next_id;
     struct sp_sampler sampler;
     bool is_profilers; /* the reporter thread: its spans are not recorded */

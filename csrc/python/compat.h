@@ -271,11 +271,12 @@ static inline bool compat_is_fresh_int(PyObject *number) {
 #define SPANPROF_OFFSET_SIZE \
     (offsetof(PyLongObject, long_value.ob_digit) + sizeof(digit))
 #endif
-/* Whether the object has that many references, all of them counted by the calling thread,
- * and the collector does not know it. If the caller can tell where each of these is, and
- * they are its own thread's, then no other thread has it or can come by it: its state
- * needs no lock. (One that was handed over without being counted is another thread's to
- * hold, which is why it is not enough that they were counted here.) */
+/* Whether the object has that many references, all of them counted by the calling
+ * thread, and the collector does not know it. If the caller can tell where each of
+ * these is, and they are its own thread's, then no other thread has it or can come by
+ * it: its state needs no lock. (One that was handed over without being counted is
+ * another thread's to hold, which is why it is not enough that they were counted here.)
+ */
 static inline bool compat_is_private(PyObject *object, uint32_t references) {
 #ifdef Py_GIL_DISABLED
     return __atomic_load_n(&object->ob_tid, __ATOMIC_RELAXED) == _Py_ThreadId() &&
@@ -290,7 +291,8 @@ static inline bool compat_is_private(PyObject *object, uint32_t references) {
 }
 
 /* Have threads that use the object without owning it not count their references, where
- * counting would pass its cache line back and forth. It is then freed by the collector. */
+ * counting would pass its cache line back and forth. It is then freed by the collector.
+ */
 static inline void compat_share_widely(PyObject *object) {
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
     PyUnstable_Object_EnableDeferredRefcount(object);
@@ -299,8 +301,8 @@ static inline void compat_share_widely(PyObject *object) {
 #endif
 }
 
-/* What an instance of ours gives back when it is freed. Where each thread counts a type's
- * instances for itself, as PyObject_GC_New does, so does this. */
+/* What an instance of ours gives back when it is freed. Where each thread counts a
+ * type's instances for itself, as PyObject_GC_New does, so does this. */
 static inline void compat_decref_type(PyTypeObject *type) {
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030e0000
     _PyThreadStateImpl *state = (_PyThreadStateImpl *)compat_thread_state();

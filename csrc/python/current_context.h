@@ -59,8 +59,8 @@ static inline void current_context_sync(ModuleState *state, struct sp_thread *th
         current_context_find(state, thread, tstate);
 }
 
-/* The calling thread's interpreter's state; NULL if the thread, which may be any, is not
- * attached, or its interpreter has not imported us. Slow. */
+/* The calling thread's interpreter's state; NULL if the thread, which may be any, is
+ * not attached, or its interpreter has not imported us. Slow. */
 ModuleState *current_context_state(void);
 
 int current_context_init(PyObject *module);

@@ -10,6 +10,7 @@
 
 #include "../core/callsite.h"
 #include "../core/heap.h"
+#include "../core/publish.h"
 #include "../core/stats.h"
 
 #include <math.h>
@@ -86,18 +87,19 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
                             "want_profile",
                             "goes_on",
                             "sampler",
+                            "publish_thread_context",
                             NULL};
-    int wall, cpu, allocations, heap, by_span, want_profile, goes_on;
+    int wall, cpu, allocations, heap, by_span, want_profile, goes_on, publish;
     PyObject *labels, *on_report, *on_updates, *on_spans, *sampler;
     unsigned long long max_nodes, max_label_values, sample_bytes, max_pending,
         max_closed;
     double interval, heap_interval;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppppKO!KKddOOOKKpppO:session_start", names, &wall, &cpu,
+            args, kwargs, "$ppppKO!KKddOOOKKpppOp:session_start", names, &wall, &cpu,
             &allocations, &heap, &sample_bytes, &PyTuple_Type, &labels, &max_nodes,
             &max_label_values, &interval, &heap_interval, &on_report, &on_updates,
             &on_spans, &max_pending, &max_closed, &by_span, &want_profile, &goes_on,
-            &sampler))
+            &sampler, &publish))
         return NULL;
     if (!goes_on && sp_session_running() != 0) {
         PyErr_SetString(PyExc_RuntimeError, "a session is already running");
@@ -125,6 +127,7 @@ static PyObject *session_start(PyObject *module, PyObject *args, PyObject *kwarg
             (uint32_t)(max_closed < MOST_CLOSED ? max_closed : MOST_CLOSED),
         .max_pending_spans =
             has_feed ? (max_pending < MOST_PENDING ? max_pending : MOST_PENDING) : 0,
+        .publish_thread_context = publish,
     };
     const struct recorded_labels *recorded =
         recorded_labels_of(labels, config.max_label_values);
@@ -237,6 +240,13 @@ static PyObject *session_is_running(PyObject *module, PyObject *Py_UNUSED(ignore
     return PyBool_FromLong(sp_session_running() != 0);
 }
 
+static PyObject *session_trace_id(PyObject *module, PyObject *Py_UNUSED(ignored)) {
+    (void)module;
+    unsigned char trace_id[16];
+    if (!sp_publish_trace_id(trace_id)) Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize((const char *)trace_id, sizeof trace_id);
+}
+
 /* --- stats -------------------------------------------------------------------------
  */
 
@@ -344,6 +354,7 @@ static PyMethodDef session_functions[] = {
     {"session_flush", session_flush, METH_O, NULL},
     {"session_snapshot", session_snapshot, METH_NOARGS, NULL},
     {"session_is_running", session_is_running, METH_NOARGS, NULL},
+    {"session_trace_id", session_trace_id, METH_NOARGS, NULL},
     {"uncharged", uncharged, METH_O, NULL},
     {"stats", stats, METH_NOARGS, NULL},
     {"hooks_lost", hooks_lost, METH_NOARGS, NULL},

@@ -84,9 +84,10 @@ static inline struct sp_thread *thread_at(ModuleState *state) {
     return thread;
 }
 
-/* Suspend the thread's spans down to `bottom`, or all if that is NULL, and let go of their
- * objects. Once they are kept other threads may take spans out of the group, and a span may
- * die with its object: so these are noted before. Without memory for that they stay. */
+/* Suspend the thread's spans down to `bottom`, or all if that is NULL, and let go of
+ * their objects. Once they are kept other threads may take spans out of the group, and
+ * a span may die with its object: so these are noted before. Without memory for that
+ * they stay. */
 static void suspend_down_to(struct sp_thread *thread, struct sp_span *bottom,
                             const void *key, bool keeps_context) {
     struct sp_span *top = thread->top, *end = bottom != NULL ? bottom->below : NULL;

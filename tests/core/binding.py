@@ -461,6 +461,17 @@ class Core:
         self.lib.spt_sampler(0 if answer is None else 2, 0, False, 0)
         self.answer = answer or (lambda: True)
 
+    def publish(self, wanted: bool = True) -> None:
+        """Sessions from now on tell outside readers what runs, or do not."""
+        self.lib.spt_publish(wanted)
+
+    @property
+    def trace_id(self) -> bytes | None:
+        """The id of the running session's trace; None if it does not publish."""
+        drawn = self.ffi.new("unsigned char[16]")
+        published = self.lib.sp_publish_trace_id(drawn)
+        return bytes(self.ffi.buffer(drawn)) if published else None
+
     @property
     def sampled_out(self) -> int:
         """Spans that were sampled out, since the process began."""
@@ -676,6 +687,7 @@ class Core:
         self._spans.clear()
         self.lib.spt_clock_use(False)
         self.sample_by(None)
+        self.publish(False)
 
     # --- names ---------------------------------------------------------------
 

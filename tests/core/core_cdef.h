@@ -127,6 +127,16 @@ int sp_clock_wall_kind(void);
 int sp_clock_cpu_kind(void);
 uint64_t sp_clock_wall(void);
 
+/* --- publish.h -------------------------------------------------------------- */
+struct sp_thread_context {
+    uint64_t trace_id[2];
+    uint64_t span_id;
+    uint8_t valid;
+    uint8_t trace_flags;
+    uint16_t attributes_size;
+};
+bool sp_publish_trace_id(unsigned char trace_id[16]);
+
 /* --- collector.h ------------------------------------------------------------ */
 bool sp_flush(int64_t timeout);
 bool sp_stop(int64_t timeout, struct sp_profile **final);
@@ -140,6 +150,7 @@ void spt_free(void *memory);
 const struct sp_series *spt_series(size_t index);
 const char *spt_metric_name(size_t index);
 
+void spt_publish(bool wanted);
 void spt_clock_use(bool injected);
 void spt_clock_set_wall(uint64_t wall);
 void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system);
@@ -317,3 +328,11 @@ int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile);
 void spt_host_release(struct spt_host *host);
 uint64_t spt_host_seen(struct spt_host *host, const char *what);
 struct sp_profile *spt_host_sum(struct spt_host *host);
+
+/* --- publish_support.c ------------------------------------------------------- */
+struct spt_samples {
+    uint64_t taken, valid, wrong;
+};
+const struct sp_thread_context *spt_thread_context(const struct sp_thread *thread);
+void spt_sample_spans(struct sp_thread *thread, sp_key key, uint64_t wanted,
+                      struct spt_samples *samples);

@@ -48,6 +48,7 @@ size_t spt_layout(const char *what) {
         {"sp_profile.nodes", offsetof(struct sp_profile, nodes)},
         {"sp_feed_record", sizeof(struct sp_feed_record)},
         {"sp_feed_batch.records", offsetof(struct sp_feed_batch, records)},
+        {"sp_thread_context", sizeof(struct sp_thread_context)},
         {"ArrowSchema", sizeof(struct ArrowSchema)},
         {"ArrowArray", sizeof(struct ArrowArray)},
         {"metrics", SP_METRIC_COUNT},
@@ -126,6 +127,11 @@ void spt_sampler(int kind, double ratio, bool has_seed, uint64_t seed) {
         (struct sp_sampler_config){(enum sp_sampler_kind)kind, ratio, has_seed, seed};
 }
 
+static bool publishes;
+void spt_publish(bool wanted) {
+    publishes = wanted;
+}
+
 static struct sp_session_config config = {
     .track_wall = true, .track_cpu = true, .max_nodes = 1000, .max_label_values = 1000};
 
@@ -137,7 +143,8 @@ int spt_start(bool wall, bool cpu, bool allocations, uint32_t max_nodes,
                                        .max_nodes = max_nodes,
                                        .max_label_values = max_label_values,
                                        .sampler = sampler,
-                                       .max_pending_spans = max_pending};
+                                       .max_pending_spans = max_pending,
+                                       .publish_thread_context = publishes};
     return (int)sp_start(&wanted, NULL);
 }
 

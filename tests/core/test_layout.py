@@ -18,6 +18,7 @@ from .binding import METRICS, Core
         "sp_ages",
         "sp_profile",
         "sp_feed_record",
+        "sp_thread_context",
         "ArrowSchema",
         "ArrowArray",
     ],

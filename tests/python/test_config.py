@@ -33,6 +33,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "max_nodes": 100_000,
         "max_label_values": 1000,
         "max_pending_spans": 200_000,
+        "publish_thread_context": False,
         "on_fork": "restart",
         "stop_timeout": 10.0,
     }
@@ -141,6 +142,7 @@ def test_every_field_has_a_variable() -> None:
         "max_nodes": ("12", 12),
         "max_label_values": ("13", 13),
         "max_pending_spans": ("14", 14),
+        "publish_thread_context": ("on", True),
         "on_fork": ("stop", "stop"),
         "stop_timeout": ("inf", math.inf),
     }

@@ -33,7 +33,8 @@ static const struct sp_session_config config = {.track_wall = true,
                                                 .heap_by_span = true,
                                                 .max_closed_heap_spans = 100,
                                                 .max_nodes = 300,
-                                                .max_label_values = 10};
+                                                .max_label_values = 10,
+                                                .publish_thread_context = true};
 static _Atomic bool over;
 static _Atomic int failures;
 static sp_key names[NAMES];
