@@ -44,6 +44,11 @@ void current_context_find(ModuleState *state, struct sp_thread *thread,
 static inline bool current_context_is_known(const struct sp_thread *thread,
                                             const PyThreadState *tstate) {
     PyObject *context = tstate->context;
+    /* What runs on the thread may be spans of others that wait, here where they stay.
+     */
+    if (!SPANPROF_MONITORING && thread->top != NULL &&
+        thread->context->current.generation == 0)
+        return false;
     return SP_LIKELY(
         context != NULL && context == thread->host.context &&
         tstate->context_ver == thread->host.version &&

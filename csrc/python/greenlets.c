@@ -126,7 +126,7 @@ static void install(ModuleState *state, struct sp_thread *thread) {
 void greenlets_look(ModuleState *state, struct sp_thread *thread) {
     if (thread->host.sees_switches) return;
     if (state->greenlet == NULL) {
-        PyObject *modules = PyImport_GetModuleDict();
+        PyObject *modules = PySys_GetObject("modules"); /* NULL at the end */
         PyObject *module =
             modules != NULL ? PyDict_GetItemWithError(modules, state->names[4]) : NULL;
         if (module == NULL || !PyObject_HasAttrString(module, "settrace")) return;

@@ -14,7 +14,7 @@
 /* Borrowed; NULL while nobody has imported it. */
 static PyObject *contextlib_globals(ModuleState *state) {
     if (state->contextlib == NULL) {
-        PyObject *modules = PyImport_GetModuleDict();
+        PyObject *modules = PySys_GetObject("modules"); /* NULL at the end */
         PyObject *module =
             modules != NULL ? PyDict_GetItemString(modules, "contextlib") : NULL;
         if (module != NULL && PyModule_Check(module))

@@ -19,12 +19,6 @@ from spanprof import span
 
 from .helpers import ManualClock, calls, in_thread, needs_suspension, series
 
-loses_parents_on_3_11 = pytest.mark.xfail(
-    sys.version_info < (3, 12),
-    reason="exits in another order than entries make a task forget its parent",
-    strict=True,
-)
-
 Main = Callable[[], Coroutine[Any, Any, None]]
 Run = Callable[[Main], None]
 
@@ -141,7 +135,6 @@ def test_rule_4_3_a_task_outside_of_spans_has_no_parent(run: Run) -> None:
     assert profiled(run, main) == {("later",): 1, ("child",): 1}
 
 
-@loses_parents_on_3_11
 def test_rule_4_3_many_in_turns(run: Run) -> None:
     async def work(number: int) -> None:
         with span(f"outer {number}"):
@@ -161,7 +154,6 @@ def test_rule_4_3_many_in_turns(run: Run) -> None:
     assert profiled(run, main) == expected
 
 
-@loses_parents_on_3_11
 def test_rule_4_3_after_the_starter_has_left(run: Run) -> None:
     """The child's own span does not make it forget where it was started."""
 

@@ -1,5 +1,5 @@
-"""Rules 4.1, 4.2 and 5.2 under greenlet and gevent: each greenlet has a stack of spans of
-its own, which is suspended while another one runs."""
+"""Rules 4.1, 4.2 and 5.2 under greenlet and gevent: each greenlet has a stack of spans
+of its own, which is suspended while another one runs."""
 
 import contextvars
 import gc

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import spanprof
 
-from .helpers import ManualClock, Path_, by_path
+from .helpers import IS_FREE_THREADED, ManualClock, Path_, by_path
 from .model import Model, Object, Values
 
 EXAMPLES = {"quick": 150, "default": 1500, "thorough": 20_000}
@@ -267,8 +267,13 @@ class Driver:
                 self.do_leave(which, self.objects[0], 1)
         if self.session is not None:
             self.do_session(0, self.objects[0], 0)
-        stats = spanprof.stats()
-        assert stats.misnested - self.misnested == self.model.misnested
+        misnested = spanprof.stats().misnested - self.misnested
+        if IS_FREE_THREADED:
+            # What another thread exits after its session is over stays entered, as its
+            # own thread may be looking at it: then that one's exit is in order.
+            assert misnested <= self.model.misnested
+        else:
+            assert misnested == self.model.misnested
         self.close()
 
     def close(self) -> None:
