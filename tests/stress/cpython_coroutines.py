@@ -1,10 +1,11 @@
 """CPython's own tests of coroutines and generators, with a span in every one of them.
 
-    python cpython_coroutines.py [--without] [MODULE...]
+    python cpython_coroutines.py [--compare | --without] [MODULE...]
 
 Each coroutine, generator and async generator function of the test modules gets a span
 around its body when it is imported; the tests must do as they do with the same blocks
-and no session (--without), which some fail for reasons of their own: compare the two.
+and no session (--without), which some fail for reasons of their own. --compare runs
+both, and has status 1 if they differ.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import subprocess
 import sys
 import unittest
 from collections.abc import Sequence
@@ -135,9 +137,32 @@ def run(names: Sequence[str]) -> list[str]:
     return failed
 
 
+def failures(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    print(done.stdout)
+    lines = done.stdout.splitlines()
+    return {line for line in lines if line.startswith("failed: ")}
+
+
+def compare(names: Sequence[str]) -> None:
+    with_spans, without = failures(*names), failures("--without", *names)
+    for line in sorted(with_spans - without):
+        print("only with spans recorded,", line)
+    print(f"{len(with_spans & without)} tests fail both ways")
+    sys.exit(1 if with_spans - without else 0)
+
+
 def main() -> None:
     arguments = [each for each in sys.argv[1:] if not each.startswith("-")]
     names = arguments or [name for name in MODULES if name.startswith("test.")]
+    if "--compare" in sys.argv:
+        compare(arguments)
     for name in MODULES:
         for loaded in [each for each in sys.modules if each == name]:
             del sys.modules[loaded]
