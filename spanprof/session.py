@@ -100,6 +100,7 @@ class Session:
             sampler=self._question,
             publish_thread_context=config.publish_thread_context,
         )
+        self._unseen = int(_core.stats()["suspensions_unseen"])
         trace_id = _core.session_trace_id()
         self._trace_id = None if trace_id is None else trace_id.hex()
         stop_at_end(_at_exit)
@@ -172,6 +173,7 @@ class Session:
         if is_first:
             try:
                 self._warn_of_lost_hooks("has missed allocations since then")
+                self._warn_of_unseen_suspensions()
                 stopped = _core.session_stop(limit)
                 if stopped is not None:
                     self._final = Profile(stopped[0])
@@ -196,6 +198,13 @@ class Session:
                 "tracemalloc.stop() does where tracemalloc was started first: the "
                 "session %s",
                 consequence,
+            )
+
+    def _warn_of_unseen_suspensions(self) -> None:
+        if int(_core.stats()["suspensions_unseen"]) > self._unseen:
+            logger.warning(
+                "the numbers of sys.monitoring that spanprof takes (4, 3) were other "
+                "tools': the time of suspended coroutines and generators counted as busy"
             )
 
     def _wait(self, limit: float | None, began: float, warn: bool) -> bool:

@@ -34,7 +34,7 @@ import pytest
 import spanprof
 from spanprof import span
 
-from .helpers import ManualClock, by_path, in_thread, needs_suspension
+from .helpers import ManualClock, by_path, in_thread, messages, needs_suspension
 
 pytestmark = needs_suspension
 
@@ -956,3 +956,39 @@ def test_rule_4_2_tasks_left_behind_by_a_loop(clock: ManualClock) -> None:
     with start() as session:
         asyncio.run(main())
     assert times(session.result) == {("forever",): (1, 20)}
+
+
+def test_without_a_free_number_of_sys_monitoring(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counted and said; spans are as where suspensions cannot be seen."""
+
+    def generator() -> Iterator[None]:
+        with span("generator"):
+            yield
+
+    monitoring = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
+    taken = [number for number in (4, 3) if monitoring.get_tool(number) is None]
+    for number in taken:
+        monitoring.use_tool_id(number, "somebody else")
+    before = spanprof.stats()
+    try:
+        with spanprof.start(track_wall=True) as session:
+            steps = generator()
+            next(steps)
+            clock(1)
+            steps.close()
+    finally:
+        for number in taken:
+            monitoring.free_tool_id(number)
+    assert by_path(session.result)["generator",]["wall_busy"] == 1
+    assert spanprof.stats().suspensions_unseen == before.suspensions_unseen + 1
+    assert spanprof.stats().misnested == before.misnested
+    assert [each for each in messages(caplog) if "sys.monitoring" in each]
+    with spanprof.start(track_wall=True) as session:
+        steps = generator()
+        next(steps)
+        clock(1)
+        steps.close()
+    assert by_path(session.result)["generator",]["wall_idle"] == 1
+    assert monitoring.get_tool(4) is None  # given back
