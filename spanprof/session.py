@@ -204,7 +204,7 @@ class Session:
         if int(_core.stats()["suspensions_unseen"]) > self._unseen:
             logger.warning(
                 "the numbers of sys.monitoring that spanprof takes (4, 3) were other "
-                "tools': the time of suspended coroutines and generators counted as busy"
+                "tools': time of suspended coroutines and generators counted as busy"
             )
 
     def _wait(self, limit: float | None, began: float, warn: bool) -> bool:
