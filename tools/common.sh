@@ -110,9 +110,9 @@ print(os.path.realpath(sys.executable), sys.version)
         if [ "$tag" = 3.13t ]; then
             options+=(--only-binary=:all:)
         fi
-        # shellcheck disable=SC2086  # one requirement a word
-        quietly "$venv/bin/python" -m pip install "${options[@]}" $wanted
-        printf '%s\n' "$wanted" >"$list"
+        printf '%s\n' "$wanted" >"$list.new"
+        quietly "$venv/bin/python" -m pip install "${options[@]}" -r "$list.new"
+        mv "$list.new" "$list"
     fi
 }
 
