@@ -99,12 +99,18 @@ static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
     return sp_cell_child(&thread->cells, cell, key);
 }
 
+/* The stack of a session that is over: its spans may have been exited elsewhere
+ * since, and their memory freed. */
+static bool is_stale(const struct sp_thread *thread) {
+    return sp_thread_generation(thread) != sp_session_running();
+}
+
 /* --- who else wants to know ------------------------------------------------ */
 
 /* Whatever has changed thread->top calls one of these if thread->is_watched. */
 
 void sp_span_publish_top(struct sp_thread *thread) {
-    const struct sp_span *top = thread->top;
+    const struct sp_span *top = is_stale(thread) ? NULL : thread->top;
     sp_publish(&thread->publication,
                top == NULL || sp_span_is_sampled_out(top) ? 0 : top->id);
 }
@@ -339,12 +345,6 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
         span = next;
     }
     if (left) sp_thread_poke(thread);
-}
-
-/* The stack of a session that is over: its spans may have been exited elsewhere
- * since, and their memory freed. */
-static bool is_stale(const struct sp_thread *thread) {
-    return sp_thread_generation(thread) != sp_session_running();
 }
 
 static bool runs_on(const struct sp_thread *thread, const struct sp_span *span) {

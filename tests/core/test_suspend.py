@@ -8,6 +8,8 @@ import pytest
 from .binding import ENTERED, NONE, OPEN, SUSPENDED, Core, Record, Span
 from .test_fork import Mine, in_child
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
 KEY, OTHER_KEY = 0x1000, 0x2000
 
 
