@@ -94,8 +94,10 @@ static struct sp_parent next_parent(const struct sp_thread *thread) {
 static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
                                   const struct sp_parent *parent) {
     struct sp_cell *cell = sp_cell_running(thread);
-    if (cell->path != parent->path || sp_thread_is_nobodys(thread, cell))
-        cell = sp_cell_of_path(&thread->cells, parent->path);
+    /* One that is sampled out since the span was decided on: as if there were none. */
+    uint32_t above = parent->path != SP_PATH_SAMPLED_OUT ? parent->path : SP_PATH_ROOT;
+    if (cell->path != above || sp_thread_is_nobodys(thread, cell))
+        cell = sp_cell_of_path(&thread->cells, above);
     return sp_cell_child(&thread->cells, cell, key);
 }
 
@@ -368,51 +370,56 @@ static bool request_exit(struct sp_span *span) {
     return true;
 }
 
-static bool is_on_another(const struct sp_thread *thread, const struct sp_span *span) {
-    const struct sp_thread *other = sp_span_thread(span);
-    uint32_t running = sp_session_running();
-    return other != thread && other != NULL && running != 0 &&
-           span->generation == running && sp_span_state(span) == SP_SPAN_ENTERED;
-}
+enum whereabouts {
+    ON_NO_STACK,
+    ON_ANOTHERS_STACK, /* or about to be put on one */
+    LOOKED_AT,         /* of a session that is over, on the stack of a thread that may
+                          not have noticed: where threads run at the same time, it may
+                          be looking at the span at this moment */
+    IN_A_GROUP,        /* suspended */
+};
 
-/* A span of a session that is over, on the stack of a thread that may not have noticed:
- * where threads run at the same time, it may be looking at the span at this moment. */
-static bool is_looked_at(const struct sp_span *span) {
+/* As far as others cannot change it. To be asked again if it is IN_A_GROUP, and then
+ * could not be taken out. */
+static enum whereabouts whereabouts(const struct sp_thread *thread,
+                                    const struct sp_span *span) {
+    enum sp_span_state state;
+    bool suspended;
+    do {
+        if (span->opened) sp_spans_lock(); /* suspended and resumed under this */
+        state = sp_span_state(span);
+        suspended = sp_span_is_suspended(span);
+        if (span->opened) sp_spans_unlock();
+        /* Else it was resumed between the two. */
+    } while (state == SP_SPAN_SUSPENDED && !suspended);
+    if (suspended) return IN_A_GROUP;
     const struct sp_thread *other = sp_span_thread(span);
-    return sp_span_retain != NULL && other != NULL && other != sp_thread_self &&
-           sp_span_state(span) == SP_SPAN_ENTERED &&
-           span->generation != sp_session_running() &&
-           atomic_load_explicit(&other->alive, memory_order_relaxed) &&
-           sp_thread_generation(other) == span->generation;
+    if (state != SP_SPAN_ENTERED || other == NULL || other == thread)
+        return ON_NO_STACK;
+    /* Once: the session may end at any time. */
+    if (span->generation == sp_session_running()) return ON_ANOTHERS_STACK;
+    if (sp_span_retain != NULL && other != sp_thread_self &&
+        atomic_load_explicit(&other->alive, memory_order_relaxed) &&
+        sp_thread_generation(other) == span->generation)
+        return LOOKED_AT;
+    return ON_NO_STACK; /* left behind */
 }
 
 /* Other threads suspend and resume it meanwhile; but for these the host sees to it that
  * nobody else exits or abandons it. */
 static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
-    bool requested = false, looked_at;
-    do {
-        looked_at = is_looked_at(span);
-        if (sp_span_is_suspended(span)) {
-            if (sp_span_withdraw(thread, span)) {
-                if (sp_span_claim != NULL) sp_span_claim(span);
-                if (span->generation == sp_session_running())
-                    sp_count(&sp_stats.misnested);
-                looked_at = false;
-                break;
-            }
-            requested = request_exit(span);
-        } else if (is_on_another(thread, span)) {
-            requested = request_exit(span);
-        }
-        /* What was just suspended says so before it says that it is not entered. */
-    } while (!requested && !looked_at && sp_span_is_suspended(span));
-    if (requested) {
+    enum whereabouts where = whereabouts(thread, span);
+    if (where == IN_A_GROUP && sp_span_withdraw(thread, span)) {
+        if (sp_span_claim != NULL) sp_span_claim(span);
+        if (span->generation == sp_session_running()) sp_count(&sp_stats.misnested);
+        where = ON_NO_STACK;
+    }
+    /* There are few of these, handed over and left at a session's end: they stay. */
+    if (where == LOOKED_AT) return false;
+    if (where != ON_NO_STACK && request_exit(span)) {
         sp_count(&sp_stats.misnested);
         return false;
     }
-    /* There are few of these, handed over and left at a session's end: they stay. */
-    if (looked_at) return false;
-    /* Or of a session that is over, or left behind by a thread that is. */
     sp_span_settle(thread, span);
     return true;
 }
@@ -558,8 +565,10 @@ void sp_span_settle(struct sp_thread *thread, struct sp_span *span) {
     atomic_store_explicit(&span->exit_requested, false, memory_order_relaxed);
     if (!span->opened) {
         if (SP_UNLIKELY(span->totalled)) close_totalled(thread, span);
-        sp_span_set_state(span, SP_SPAN_NONE);
         if (span->heap_owner != 0) sp_heap_span_closed(span);
+        /* Last: from here on another thread may exit it, and free its memory. */
+        atomic_thread_fence(memory_order_release);
+        sp_span_set_state(span, SP_SPAN_NONE);
         return;
     }
     pthread_mutex_lock(&open_lock);

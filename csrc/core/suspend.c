@@ -179,16 +179,17 @@ static void put_all_back(struct sp_thread *thread, struct sp_span *bottom,
     if (SP_UNLIKELY(locked)) sp_spans_unlock();
 }
 
-void sp_span_resume(struct sp_thread *thread, struct sp_span *top) {
+bool sp_span_resume(struct sp_thread *thread, struct sp_span *top) {
     if (SP_LIKELY(thread != NULL && top->generation == sp_thread_generation(thread))) {
         put_all_back(thread, reversed(top), top);
-        return;
+        return true;
     }
     struct sp_thread *charged = sp_thread_for_charges();
     for (struct sp_span *s = top, *below; s != NULL; s = below) {
         below = s->below;
         leave_alone(charged, s);
     }
+    return false;
 }
 
 /* --- spans that are not resumed ------------------------------------------------------

@@ -31,8 +31,8 @@ void sp_span_leave_behind(struct sp_thread *thread, struct sp_span *span);
 /* Put spans that were kept, and were taken (suspended.h), on top of the thread's stack;
  * `top` is the innermost one. Spans of another session are not suspended any more, but
  * on no stack; so are all if `thread` is NULL (the caller is in no session, or is the
- * profiler's own thread). */
-void sp_span_resume(struct sp_thread *thread, struct sp_span *top);
+ * profiler's own thread). Then false, and others may have freed them by now. */
+bool sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 
 /* A span that is suspended is destroyed, as its host is about to free it. `thread` may
  * be NULL. */

@@ -315,6 +315,15 @@ static inline void compat_decref_type(PyTypeObject *type) {
     Py_DECREF(type);
 }
 
+/* Whether threads that let go of the interpreter may not get it back. */
+static inline bool compat_is_finalizing(void) {
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 /* The code object that called us (a new reference, NULL without a Python frame)
  * and the instruction's offset in bytes. Makes no frame object. */
 static inline PyCodeObject *compat_caller(int *offset) {

@@ -122,7 +122,6 @@ int sampling_plan_slow(struct sampling_plan *plan, ModuleState *state, PyObject 
     }
     if (!plan->sampled_out)
         plan->key = sp_key_make(where, labels_of(state, labels, generation));
-    if (parent != NULL) span_copy_as_parent(parent, &plan->above);
     thread = plan->thread = sampling_thread(state);
     /* The decision may have been another session's: then this one has made none. */
     if (thread != NULL && generation_of(thread) != generation &&

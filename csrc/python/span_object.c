@@ -90,6 +90,7 @@ static SP_COLD void abandon_runs(SpanObject *self) {
         struct run *run = self->extra;
         self->extra = run->next;
         if (sp_span_is_suspended(&run->span)) suspension_abandon(&run->span);
+        assert(!run->span.totalled);
         PyMem_RawFree(run);
     }
 }
@@ -100,6 +101,7 @@ static void span_free(SpanObject *self) {
         abandon_runs(self);
     if (SP_UNLIKELY(self->span.opened && sp_span_state(&self->span) == SP_SPAN_OPEN))
         sp_span_close(sp_thread_for_charges(), &self->span);
+    assert(!self->span.totalled); /* else it would be in the core's list */
     Py_DECREF(self->name);
 #if SPANPROF_FREE_LIST > 0
     ModuleState *state = state_of_type(type);
@@ -426,6 +428,7 @@ static void release_run(SpanObject *self, struct sp_span *span) {
         struct run *run = *link;
         if (run != NULL) {
             *link = run->next;
+            assert(!run->span.totalled);
             PyMem_RawFree(run);
         }
     }

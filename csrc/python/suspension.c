@@ -1,5 +1,6 @@
 #include "suspension.h"
 
+#include "call_lock.h"
 #include "callsite_of.h"
 #include "current_context.h"
 
@@ -134,6 +135,16 @@ static int event_of(PyObject *monitoring, const char *name) {
     return value;
 }
 
+/* Guards tool, monitoring and watched_code of every state. */
+static struct call_lock lock = CALL_LOCK_INIT;
+
+static void restart_in_child(void) {
+    call_lock_restart_in_child(&lock);
+}
+static void watch_forks(void) {
+    pthread_atfork(NULL, NULL, restart_in_child);
+}
+
 static const char *const EVENTS[] = {"PY_YIELD", "PY_RESUME", "PY_THROW"};
 static const char *const CALLBACKS[] = {"_on_yield", "_on_resume", "_on_throw"};
 
@@ -177,7 +188,7 @@ static int take_tool(PyObject *monitoring) {
     return -1;
 }
 
-/* Under the lock of the state. */
+/* Under the lock. */
 static bool have_tool(ModuleState *state) {
     if (state->tool != 0) return state->tool > 0;
     /* The session may be over by now, and its tool released. */
@@ -219,9 +230,11 @@ SP_COLD void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *fr
     struct sp_thread *paused = sp_thread_pause();
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    SPANPROF_LOCK((PyObject *)state->context_type);
-    watch(state, code);
-    SPANPROF_UNLOCK();
+    /* Else code that runs while another is watched: it is when it comes here again. */
+    if (call_lock_take(&lock)) {
+        watch(state, code);
+        call_lock_release(&lock);
+    }
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
     sp_thread_resume(paused);
@@ -256,10 +269,12 @@ static void release(ModuleState *state) {
 void suspension_release(ModuleState *state) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    SPANPROF_LOCK((PyObject *)state->context_type);
-    /* Another session may have begun, whose spans rely on what is watched: its end. */
-    if (sp_session_running() == 0) release(state);
-    SPANPROF_UNLOCK();
+    if (call_lock_take(&lock)) {
+        /* Another session may have begun, whose spans rely on what is watched: its end.
+         */
+        if (sp_session_running() == 0) release(state);
+        call_lock_release(&lock);
+    }
     if (PyErr_Occurred()) PyErr_Clear();
     PyErr_Restore(type, value, traceback);
 }
@@ -340,7 +355,7 @@ static void resume(struct sp_thread *thread, const void *home,
     struct sp_span *top = sp_suspended_take(home, sp_span_retain);
     if (SP_LIKELY(top == NULL)) return;
     retain_objects(top);
-    sp_span_resume(thread, top);
+    if (SP_UNLIKELY(!sp_span_resume(thread, top))) return;
     for (struct sp_span *s = top; thrown_into != NULL && s != NULL; s = s->below) {
         if (s->home != home) break;
         s->thrown_through = true;
@@ -514,6 +529,10 @@ int suspension_init(PyObject *module) {
     for (int i = 0; i < 4; i++)
         if ((state->names[i] = PyUnicode_InternFromString(names[i])) == NULL) return -1;
     sp_span_claim = claim;
+#if SPANPROF_MONITORING
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+#endif
 #ifdef Py_GIL_DISABLED
     sp_span_retain = retain;
 #endif

@@ -111,7 +111,7 @@ void sp_thread_end_detached(struct sp_thread *thread);
 
 /* --- suspend.h, suspended.h -------------------------------------------------- */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
-void sp_span_resume(struct sp_thread *thread, struct sp_span *top);
+bool sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
 struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
                                  bool (*retain)(struct sp_span *), bool *kept);

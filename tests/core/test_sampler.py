@@ -202,6 +202,26 @@ def test_rule_3_7_an_opened_span_decides_when_it_is_opened(core: Core) -> None:
     assert (values["recorded"]["wall_busy"], values["recorded"]["wall_idle"]) == (3, 0)
 
 
+def test_rule_4_4_a_parent_that_is_begun_again_after_the_decision(core: Core) -> None:
+    """Another thread has the parent's object: by now it is one that is sampled out."""
+    answers = iter([True, False])
+    core.sample_by(lambda: next(answers))
+    core.start()
+    first, second = core.thread(), core.thread()
+    parent = first.begin("parent")
+    assert second.sampled(second.pointer, parent)
+    first.exit(parent)
+    first.begin("parent", span=parent)
+    assert parent.is_sampled_out
+    child, key = core.span(), core.key("child")
+    core.lib.sp_span_begin_under(second.pointer, child.pointer, key, parent.pointer)
+    assert second.exit(child)
+    opened = core.span()
+    core.lib.sp_span_open(second.pointer, opened.pointer, key, parent.pointer)
+    second.close(opened)
+    assert set(core.snapshot().by_name()) == {"parent", "child"}
+
+
 def test_rule_3_6_a_session_without_a_sampler_records_all_again(core: Core) -> None:
     core.sample(0)
     core.start()

@@ -34,6 +34,9 @@ from spanprof import span
 THREADS = 5
 ROUND = 1.0
 """Seconds that the threads of a round go on."""
+SESSION, BRIEF_SESSION = 0.05, 0.003
+"""At most so many seconds pass from one look at a session to the next. Much happens
+where a session ends and the next one begins: some rounds have many of them."""
 HANGS_AFTER = 120.0
 
 Steps = Generator[None, None, None]
@@ -408,6 +411,7 @@ def use(session: spanprof.Session, choice: random.Random) -> None:
 
 
 def sessions_meanwhile(choice: random.Random, until: float) -> None:
+    longest = choice.choice([SESSION, BRIEF_SESSION])
     while time.monotonic() < until:
         told = Told()
         all_of_them: list[list[spanprof.Reporter]]
@@ -419,10 +423,10 @@ def sessions_meanwhile(choice: random.Random, until: float) -> None:
         ) as session:
             for _ in range(choice.randrange(8)):
                 use(session, choice)
-                time.sleep(choice.uniform(0, 0.05))
+                time.sleep(choice.uniform(0, longest))
         if told.errors or told.open:
             raise AssertionError(f"{told.errors[:5]}, left open: {told.open}")
-        time.sleep(choice.uniform(0, 0.01))
+        time.sleep(choice.uniform(0, longest / 5))
 
 
 def run_threads(
