@@ -75,12 +75,7 @@ static void retain_objects(struct sp_span *top) {
 
 /* The thread, if its stack is of the running session; with its context. */
 static inline struct sp_thread *thread_at(ModuleState *state) {
-    struct sp_thread *thread = sp_thread_self;
-    if (SP_UNLIKELY(
-            thread == NULL ||
-            atomic_load_explicit(&thread->generation, memory_order_relaxed) !=
-                atomic_load_explicit(&sp_session_generation, memory_order_relaxed)))
-        thread = sp_thread_current();
+    struct sp_thread *thread = sp_thread_current();
     if (SP_LIKELY(thread != NULL)) current_context_sync(state, thread);
     return thread;
 }
