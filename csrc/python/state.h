@@ -43,7 +43,7 @@ typedef struct {
     struct context_cached contexts[SPANPROF_CONTEXT_CACHE + 1];
     PyObject *module;       /* borrowed: whose state this is */
     PyObject *monitoring;   /* sys.monitoring, while we have a tool there; or NULL */
-    int tool;               /* its number; 0: none; -1: all that we try were taken */
+    _Atomic int tool;       /* its number; 0: none; -1: all that we try were taken */
     PyObject *watched_code; /* dict: address of a code object -> weak reference */
     PyObject *contextlib;   /* its globals, once they were needed; or NULL */
     PyObject *steps;        /* spanprof.steps's globals, the same */

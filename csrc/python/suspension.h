@@ -23,8 +23,9 @@ void suspension_watch(ModuleState *state, struct _PyInterpreterFrame *frame);
 /* Whether there is nothing to be told of the frame, or it is told already. */
 static inline bool suspension_is_watched(const ModuleState *state,
                                          struct _PyInterpreterFrame *frame) {
-    return frame == NULL || !compat_frame_may_suspend(frame) || state->tool < 0 ||
-           compat_is_told_of(compat_frame_code(frame), state->tool);
+    if (frame == NULL || !compat_frame_may_suspend(frame)) return true;
+    int tool = atomic_load_explicit(&state->tool, memory_order_relaxed);
+    return tool < 0 || compat_is_told_of(compat_frame_code(frame), tool);
 }
 
 /* The home of a span that is entered by that frame: the frame, or NULL if it cannot be
