@@ -29,6 +29,7 @@ from ._core import (
 from .config import ProfileConfig
 from .counters import Stats, stats
 from .labelcontext import LabelsBlock, labels
+from .native import get_include, get_library
 from .profiles import Callsite, Leak, Profile, Sample, TopRow
 from .reporters import (
     CallbackReporter,
@@ -87,6 +88,8 @@ __all__ = [
     "__version__",
     "current_span",
     "flush",
+    "get_include",
+    "get_library",
     "is_running",
     "labels",
     "profile",

@@ -3,6 +3,7 @@
 #include "boundary.h"
 #include "callsite.h"
 #include "heap_span.h"
+#include "native.h"
 #include "stats.h"
 #include "suspend.h"
 
@@ -83,9 +84,7 @@ static struct sp_parent in_session(const struct sp_thread *thread,
                                                               : nobody;
 }
 
-/* The parent of the thread's next span: its context's current span; where that knows of
- * none, the innermost one that runs. */
-static struct sp_parent next_parent(const struct sp_thread *thread) {
+struct sp_parent sp_span_next_parent(const struct sp_thread *thread) {
     const struct sp_parent *current = &thread->context->current;
     if (current->generation == sp_thread_generation(thread)) return *current;
     return thread->top != NULL ? thread->top->as_parent : nobody;
@@ -186,7 +185,7 @@ static SP_COLD void begin_below(struct sp_thread *thread, struct sp_span *span,
 
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
     if (SP_UNLIKELY(!sp_span_has_top_as_parent(thread))) {
-        struct sp_parent parent = next_parent(thread);
+        struct sp_parent parent = sp_span_next_parent(thread);
         begin_below(thread, span, key, &parent);
         return;
     }
@@ -236,7 +235,7 @@ enum sp_decision sp_span_decide(struct sp_thread *thread,
                                 const struct sp_span *parent) {
     if (!thread->sampler.on) return SP_SAMPLED;
     struct sp_parent above =
-        parent != NULL ? in_session(thread, parent) : next_parent(thread);
+        parent != NULL ? in_session(thread, parent) : sp_span_next_parent(thread);
     if (above.path == SP_PATH_SAMPLED_OUT) return SP_SAMPLED_OUT;
     return above.id != 0 ? SP_SAMPLED : sp_sampler_decide(&thread->sampler);
 }
@@ -336,10 +335,14 @@ SP_COLD void sp_span_exit_requested(struct sp_thread *thread) {
         struct sp_span *next = span->below;
         if (atomic_load_explicit(&span->exit_requested, memory_order_acquire)) {
             bool done = true;
-            if (sp_span_release != NULL)
-                done = sp_span_release(thread, span, take_off);
-            else
+            if (span->is_native) {
                 take_off(thread, span);
+                sp_native_free(span);
+            } else if (sp_span_release != NULL) {
+                done = sp_span_release(thread, span, take_off);
+            } else {
+                take_off(thread, span);
+            }
             /* The host may have run anything: begin again. */
             if (done) next = thread->top;
             left = left || !done;
@@ -523,7 +526,7 @@ static void unlist(struct sp_span *span) {
 void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
                   const struct sp_span *parent) {
     struct sp_parent above =
-        parent != NULL ? in_session(thread, parent) : next_parent(thread);
+        parent != NULL ? in_session(thread, parent) : sp_span_next_parent(thread);
     create(thread, span, key, cell_under(thread, key, &above));
     span->opened = span->slow_exit = span->totalled = true;
     sp_span_set_suspended(span, false);

@@ -57,6 +57,7 @@ struct sp_span {
                                that is about to resume it took it out; an opened one is
                                open as well */
     bool keeps_context;   /* while suspended: is current in its context all the same */
+    bool is_native;       /* of native.h: the host has no object for it */
     bool thrown_through;  /* the host's, see suspension.c; false when it is entered */
     uint32_t heap_owner;  /* its record in heap_span.h, or 0 */
     uint32_t feed_number; /* of its base in feed.h, from 1, while entered; or 0 */
@@ -96,7 +97,7 @@ static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
  * which may free it: both while no other thread exits this very span. False if that
  * cannot be done now: the thread may be elsewhere than in the host's part that the span
  * belongs to. It is asked again when the thread next opens or closes a span. May be
- * NULL. */
+ * NULL. Not called for native spans. */
 extern bool (*sp_span_release)(struct sp_thread *thread, struct sp_span *span,
                                void (*take_off)(struct sp_thread *, struct sp_span *));
 
@@ -118,6 +119,10 @@ static inline bool sp_span_has_top_as_parent(const struct sp_thread *thread) {
     return SP_LIKELY(thread->context->current.id ==
                      (thread->top != NULL ? thread->top->id : 0));
 }
+
+/* The parent of the thread's next span: its context's current span; where that knows of
+ * none, the innermost one that runs. */
+struct sp_parent sp_span_next_parent(const struct sp_thread *thread);
 
 /* As sp_span_begin, for a span without recorded labels, at the site's callsite.
  * Finds the cell in the site, and makes no call in the usual case. */

@@ -229,7 +229,7 @@ static SP_COLD void abandon_group(struct sp_thread *thread, struct sp_span *top,
                                   bool gone) {
     for (struct sp_span *s = top, *below; s != NULL; s = below) {
         below = s->below;
-        if (gone && sp_span_release != NULL) {
+        if (gone && sp_span_release != NULL && !s->is_native) {
             if (sp_span_retain == NULL && sp_span_claim != NULL) sp_span_claim(s);
             if (!sp_span_release(thread, s, sp_span_abandon))
                 sp_span_abandon(thread, s);

@@ -47,6 +47,13 @@ static void on_thread_exit(void *value) {
     end(value);
 }
 
+void sp_thread_leave(void) {
+    struct sp_thread *thread = sp_thread_self;
+    if (thread == NULL || thread->is_profilers) return;
+    pthread_setspecific(exit_key, NULL);
+    on_thread_exit(thread);
+}
+
 static void make_exit_key(void) {
     pthread_key_create(&exit_key, on_thread_exit);
 }

@@ -71,6 +71,7 @@ struct sp_thread {
 
     struct sp_site sites[SP_SITES];
     uint32_t site_epoch;
+    struct sp_native *free_natives; /* see native.h */
 
     struct sp_context own_context;
     struct {
@@ -170,6 +171,9 @@ static inline struct sp_thread *sp_thread_current(void) {
  * a collection there may destroy the program's spans, whose time must go
  * somewhere. */
 struct sp_thread *sp_thread_for_charges(void);
+
+/* As if the calling thread ended: its spans are over, and its state is another's. */
+void sp_thread_leave(void);
 
 /* Mark the calling thread as the profiler's own. */
 void sp_thread_set_profilers(void);

@@ -4,6 +4,8 @@
 
 #include "text.h"
 
+#include "../include/spanprof.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,4 +117,27 @@ uint32_t labels_recorded_of(PyObject *labels, PyObject *inherited) {
         Py_DECREF(texts[i]);
     }
     return id;
+}
+
+static const char *value_of(const char *name, const spanprof_label *labels,
+                            size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(labels[i].key, name) == 0) return labels[i].value;
+    return NULL;
+}
+
+uint32_t labels_recorded_of_texts(const spanprof_label *labels, size_t count) {
+    struct sp_text keys[MOST_RECORDED], values[MOST_RECORDED];
+    uint32_t found = 0;
+    const struct recorded_labels *set =
+        count > 0 ? atomic_load_explicit(&recorded, memory_order_acquire) : NULL;
+    if (count > MOST_RECORDED) count = MOST_RECORDED;
+    for (size_t i = 0; set != NULL && i < set->count; i++) {
+        const char *value = value_of(set->names[i], labels, count);
+        if (value == NULL) continue;
+        keys[found] = (struct sp_text){set->names[i], strlen(set->names[i])};
+        values[found++] = (struct sp_text){value, strlen(value)};
+    }
+    return found > 0 ? sp_labels_intern(keys, values, found, set->max_values)
+                     : SP_LABELS_NONE;
 }

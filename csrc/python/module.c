@@ -1,4 +1,5 @@
 /* spanprof._core */
+#include "c_api.h"
 #include "call_span.h"
 #include "current_context.h"
 #include "greenlets.h"
@@ -42,6 +43,7 @@ static int module_exec(PyObject *module) {
     if (greenlets_init(module) < 0) return -1;
     claim_first(state_of_module(module));
     if (session_init(module) < 0) return -1;
+    if (c_api_init(module) < 0) return -1;
     return numpy_handler_init(module);
 }
 

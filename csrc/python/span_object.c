@@ -908,7 +908,8 @@ static PyObject *current_span(PyObject *module, PyObject *Py_UNUSED(ignored)) {
     struct sp_span *span = thread != NULL ? thread->top : NULL;
     /* The thread may run another interpreter inside a span of this one. */
     PyTypeObject *type = state_of_module(module)->span_type;
-    while (span != NULL && !Py_IS_TYPE((PyObject *)span->owner, type))
+    while (span != NULL &&
+           (span->is_native || !Py_IS_TYPE((PyObject *)span->owner, type)))
         span = span->below;
     if (span == NULL) Py_RETURN_NONE;
     return Py_NewRef((PyObject *)span->owner);

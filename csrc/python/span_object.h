@@ -54,6 +54,10 @@ bool labels_are_recorded(void);
  * `inherited` (dicts, the latter may be NULL). Never fails. Runs str(). */
 uint32_t labels_recorded_of(PyObject *labels, PyObject *inherited);
 
+/* The same of C strings, on any thread. The first of equal keys counts. */
+struct spanprof_label;
+uint32_t labels_recorded_of_texts(const struct spanprof_label *labels, size_t count);
+
 /* A new object with its name (and labels, parent: NULL or borrowed). */
 SpanObject *span_new(ModuleState *state, PyObject *name, PyObject *labels,
                      SpanObject *parent);

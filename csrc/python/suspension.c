@@ -48,16 +48,16 @@ beyond_contextlib(ModuleState *state, struct _PyInterpreterFrame *frame) {
  * what would exit the span holds one itself, and when that dies unresumed the span
  * dies. */
 static void claim(struct sp_span *span) {
-    Py_INCREF((PyObject *)span->owner);
+    if (!span->is_native) Py_INCREF((PyObject *)span->owner);
 }
 
 #ifdef Py_GIL_DISABLED
 static bool retain(struct sp_span *span) {
-    return compat_try_incref((PyObject *)span->owner);
+    return span->is_native || compat_try_incref((PyObject *)span->owner);
 }
 static void share_objects(const struct sp_span *top, const struct sp_span *end) {
     for (const struct sp_span *s = top; s != end; s = s->below)
-        compat_share((PyObject *)s->owner);
+        if (!s->is_native) compat_share((PyObject *)s->owner);
 }
 static void retain_objects(struct sp_span *top) {
     (void)top; /* each was, under the lock */
@@ -69,7 +69,7 @@ static void share_objects(const struct sp_span *top, const struct sp_span *end) 
 }
 static void retain_objects(struct sp_span *top) {
     for (struct sp_span *s = top; s != NULL; s = s->below)
-        Py_INCREF((PyObject *)s->owner);
+        if (!s->is_native) Py_INCREF((PyObject *)s->owner);
 }
 #endif
 
@@ -98,7 +98,7 @@ static void suspend_down_to(struct sp_thread *thread, struct sp_span *bottom,
     /* Out of memory they were abandoned, and on the stack no longer all the same. */
     bool kept = bottom != NULL ? sp_span_suspend(thread, bottom, key)
                                : sp_span_suspend_all(thread, key, keeps_context);
-    for (size_t i = 0; i < count && objects != NULL && kept; i++) Py_DECREF(objects[i]);
+    for (size_t i = 0; i < count && objects != NULL && kept; i++) Py_XDECREF(objects[i]);
     if (objects != few) PyMem_RawFree(objects);
 }
 
