@@ -29,7 +29,7 @@ from ._core import (
 from .config import ProfileConfig
 from .counters import Stats, stats
 from .labelcontext import LabelsBlock, labels
-from .native import get_include, get_library
+from .native import get_include, get_library, get_pkgconfig
 from .profiles import Callsite, Leak, Profile, Sample, TopRow
 from .reporters import (
     CallbackReporter,
@@ -90,6 +90,7 @@ __all__ = [
     "flush",
     "get_include",
     "get_library",
+    "get_pkgconfig",
     "is_running",
     "labels",
     "profile",

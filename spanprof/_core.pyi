@@ -142,6 +142,9 @@ def profile_of_spans(
 def callsite(index: int, /) -> tuple[str, str, str, int]:
     """``(name, target, file, line)`` of a callsite."""
 
+_C_API: object
+"""The capsule of spanprof.h."""
+
 def current_span() -> Span | None: ...
 
 @final

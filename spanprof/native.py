@@ -1,4 +1,4 @@
-"""Where native code finds spanprof's C API: what ``get_include`` and its like return."""
+"""Where native code finds spanprof's C API: ``get_include()`` and its like."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def get_include() -> str:
         if (folder / HEADER).is_file():
             return str(folder)
     raise FileNotFoundError(f"{HEADER} is not installed with {package}")
+
+
+def get_pkgconfig() -> str:
+    """The folder of ``spanprof.pc``, for ``PKG_CONFIG_PATH``."""
+    return str(Path(get_include()) / "pkgconfig")
 
 
 def get_library() -> str:

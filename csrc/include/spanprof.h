@@ -98,7 +98,8 @@ typedef struct spanprof_api {
     spanprof_parent (*current)(void);
 
     /* Prepare the calling thread, of any kind, so that its first span costs no more
-     * than the others: 1, or 0 if no session runs or there is no memory. Never needed. */
+     * than the others: 1, or 0 if no session runs or there is no memory. Never needed.
+     */
     int (*thread_attach)(void);
 
     /* The thread's spans are over, though it goes on: for threads that are lent to
@@ -118,24 +119,28 @@ typedef struct spanprof_api {
 
 #ifndef SPANPROF_DISABLE
 
+#ifndef SPANPROF_INLINE
+#define SPANPROF_INLINE static inline
+#endif
+
 /* Of each extension its own, hidden from others. */
 extern __attribute__((visibility("hidden"))) const spanprof_api *spanprof_imported;
 
 /* In one file of the extension. */
 #ifdef __cplusplus
-#define SPANPROF_DEFINE                                                                \
-    extern "C" {                                                                       \
-    __attribute__((visibility("hidden"))) const spanprof_api *spanprof_imported = 0;   \
-    }                                                                                  \
+#define SPANPROF_DEFINE                                                              \
+    extern "C" {                                                                     \
+    __attribute__((visibility("hidden"))) const spanprof_api *spanprof_imported = 0; \
+    }                                                                                \
     extern "C" const spanprof_api *spanprof_imported
 #else
-#define SPANPROF_DEFINE                                                                \
+#define SPANPROF_DEFINE \
     __attribute__((visibility("hidden"))) const spanprof_api *spanprof_imported = NULL
 #endif
 
 /* For other ways to find the library than by spanprof_import(). `api` may be NULL. 0,
  * or -1 if it is older than this header. */
-static inline int spanprof_use(const spanprof_api *api) {
+SPANPROF_INLINE int spanprof_use(const spanprof_api *api) {
     if (api != NULL && (api->version < 1 || api->size < sizeof *api)) return -1;
     spanprof_imported = api;
     return 0;
@@ -167,43 +172,43 @@ static inline int spanprof_import(void) {
 
 /* Whether a session runs: where that is false, spans and blocks cost a few
  * instructions and do nothing. */
-static inline int spanprof_is_running(void) {
+SPANPROF_INLINE int spanprof_is_running(void) {
     return __builtin_expect(spanprof_imported != NULL, 1) &&
            __builtin_expect(*spanprof_imported->session != 0, 0);
 }
 
-static inline spanprof_span spanprof_begin(spanprof_callsite *callsite) {
+SPANPROF_INLINE spanprof_span spanprof_begin(spanprof_callsite *callsite) {
     return spanprof_is_running() ? spanprof_imported->begin(callsite) : NULL;
 }
 
-static inline spanprof_span spanprof_begin_with(spanprof_callsite *callsite,
-                                                const spanprof_options *options) {
+SPANPROF_INLINE spanprof_span spanprof_begin_with(spanprof_callsite *callsite,
+                                                  const spanprof_options *options) {
     return spanprof_is_running() ? spanprof_imported->begin_with(callsite, options)
                                  : NULL;
 }
 
-static inline void spanprof_end(spanprof_span span) {
+SPANPROF_INLINE void spanprof_end(spanprof_span span) {
     if (span != NULL) spanprof_imported->end(span);
 }
 
-static inline spanprof_parent spanprof_current(void) {
+SPANPROF_INLINE spanprof_parent spanprof_current(void) {
     spanprof_parent none = {0, 0};
     return spanprof_is_running() ? spanprof_imported->current() : none;
 }
 
-static inline int spanprof_thread_attach(void) {
+SPANPROF_INLINE int spanprof_thread_attach(void) {
     return spanprof_is_running() ? spanprof_imported->thread_attach() : 0;
 }
 
-static inline void spanprof_thread_detach(void) {
+SPANPROF_INLINE void spanprof_thread_detach(void) {
     if (spanprof_imported != NULL) spanprof_imported->thread_detach();
 }
 
-static inline void spanprof_track_alloc(const void *block, size_t size) {
+SPANPROF_INLINE void spanprof_track_alloc(const void *block, size_t size) {
     if (spanprof_is_running()) spanprof_imported->track_alloc(block, size);
 }
 
-static inline void spanprof_track_free(const void *block) {
+SPANPROF_INLINE void spanprof_track_free(const void *block) {
     if (spanprof_is_running()) spanprof_imported->track_free(block);
 }
 
@@ -219,46 +224,46 @@ static inline void spanprof_end_scope(const spanprof_span *span) {
 #define SPANPROF_JOIN(a, b) SPANPROF_JOIN_(a, b)
 
 /* A callsite of this line. */
-#define SPANPROF_CALLSITE(variable, name)                                              \
+#define SPANPROF_CALLSITE(variable, name) \
     static spanprof_callsite variable = {name, SPANPROF_TARGET, __FILE__, __LINE__, 0}
 
 /* A span from here to the end of the block, however that is left. (But for longjmp:
  * then it ends with its thread.) `name` is a string literal. */
-#define SPANPROF_SPAN(name)                                                            \
-    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);              \
-    __attribute__((cleanup(spanprof_end_scope), unused))                               \
-    const spanprof_span SPANPROF_JOIN(spanprof_span_, __LINE__) =                      \
+#define SPANPROF_SPAN(name)                                                  \
+    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);    \
+    __attribute__((cleanup(spanprof_end_scope), unused)) const spanprof_span \
+    SPANPROF_JOIN(spanprof_span_, __LINE__) =                                \
         spanprof_begin(&SPANPROF_JOIN(spanprof_callsite_, __LINE__))
 
 /* The same with labels: SPANPROF_SPAN_LABELS("read", {"kind", kind}, {"host", host}) */
-#define SPANPROF_SPAN_LABELS(name, ...)                                                \
-    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);              \
-    const spanprof_label SPANPROF_JOIN(spanprof_labels_, __LINE__)[] = {__VA_ARGS__};  \
-    const spanprof_options SPANPROF_JOIN(spanprof_options_, __LINE__) = {              \
-        NULL, SPANPROF_JOIN(spanprof_labels_, __LINE__),                               \
-        sizeof SPANPROF_JOIN(spanprof_labels_, __LINE__) / sizeof(spanprof_label)};    \
-    __attribute__((cleanup(spanprof_end_scope), unused))                               \
-    const spanprof_span SPANPROF_JOIN(spanprof_span_, __LINE__) =                      \
-        spanprof_begin_with(&SPANPROF_JOIN(spanprof_callsite_, __LINE__),              \
+#define SPANPROF_SPAN_LABELS(name, ...)                                               \
+    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);             \
+    const spanprof_label SPANPROF_JOIN(spanprof_labels_, __LINE__)[] = {__VA_ARGS__}; \
+    const spanprof_options SPANPROF_JOIN(spanprof_options_, __LINE__) = {             \
+        NULL, SPANPROF_JOIN(spanprof_labels_, __LINE__),                              \
+        sizeof SPANPROF_JOIN(spanprof_labels_, __LINE__) / sizeof(spanprof_label)};   \
+    __attribute__((cleanup(spanprof_end_scope), unused)) const spanprof_span          \
+    SPANPROF_JOIN(spanprof_span_, __LINE__) =                                         \
+        spanprof_begin_with(&SPANPROF_JOIN(spanprof_callsite_, __LINE__),             \
                             &SPANPROF_JOIN(spanprof_options_, __LINE__))
 
 /* The same below a span that is another thread's, or is over: `parent` is the address
  * of what spanprof_current() returned there. */
-#define SPANPROF_SPAN_UNDER(name, parent)                                              \
-    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);              \
-    const spanprof_options SPANPROF_JOIN(spanprof_options_, __LINE__) = {(parent),     \
-                                                                         NULL, 0};     \
-    __attribute__((cleanup(spanprof_end_scope), unused))                               \
-    const spanprof_span SPANPROF_JOIN(spanprof_span_, __LINE__) =                      \
-        spanprof_begin_with(&SPANPROF_JOIN(spanprof_callsite_, __LINE__),              \
+#define SPANPROF_SPAN_UNDER(name, parent)                                          \
+    SPANPROF_CALLSITE(SPANPROF_JOIN(spanprof_callsite_, __LINE__), name);          \
+    const spanprof_options SPANPROF_JOIN(spanprof_options_, __LINE__) = {(parent), \
+                                                                         NULL, 0}; \
+    __attribute__((cleanup(spanprof_end_scope), unused)) const spanprof_span       \
+    SPANPROF_JOIN(spanprof_span_, __LINE__) =                                      \
+        spanprof_begin_with(&SPANPROF_JOIN(spanprof_callsite_, __LINE__),          \
                             &SPANPROF_JOIN(spanprof_options_, __LINE__))
 
 /* A span of a callsite in a variable: `spanprof_span a = SPANPROF_BEGIN("a");` ...
  * `spanprof_end(a);` */
-#define SPANPROF_BEGIN(name)                                                           \
-    (__extension__({                                                                   \
-        SPANPROF_CALLSITE(spanprof_callsite_here, name);                               \
-        spanprof_begin(&spanprof_callsite_here);                                       \
+#define SPANPROF_BEGIN(name)                             \
+    (__extension__({                                     \
+        SPANPROF_CALLSITE(spanprof_callsite_here, name); \
+        spanprof_begin(&spanprof_callsite_here);         \
     }))
 
 #else /* SPANPROF_DISABLE */
@@ -269,7 +274,8 @@ static inline void spanprof_end_scope(const spanprof_span *span) {
 #define SPANPROF_NOTHING _Static_assert(1, "")
 #endif
 #define SPANPROF_DEFINE SPANPROF_NOTHING
-#define SPANPROF_CALLSITE(variable, name) SPANPROF_NOTHING
+#define SPANPROF_CALLSITE(variable, name) \
+    static __attribute__((unused)) spanprof_callsite variable = {NULL, NULL, NULL, 0, 0}
 #define SPANPROF_SPAN(name) SPANPROF_NOTHING
 #define SPANPROF_SPAN_LABELS(name, ...) SPANPROF_NOTHING
 #define SPANPROF_SPAN_UNDER(name, parent) SPANPROF_NOTHING

@@ -5,8 +5,6 @@
 
 #include "../core/charge.h"
 #include "../core/native.h"
-#include "../include/spanprof.h"
-
 #include <string.h>
 
 /* A parent is the core's. */
@@ -19,7 +17,8 @@ static struct sp_parent taken(const spanprof_parent *parent) {
                               (uint32_t)(parent->place >> 32)};
 }
 
-/* --- contexts ---------------------------------------------------------------------- */
+/* --- contexts ----------------------------------------------------------------------
+ */
 
 /* A thread that has let go of the GIL is in the context that it was in: nobody else
  * changes that. But to look into another context than the last one takes Python. Then
@@ -46,7 +45,8 @@ static void find_context(struct sp_thread *thread) {
         find_context_slow(thread);
 }
 
-/* --- the functions ------------------------------------------------------------------ */
+/* --- the functions ------------------------------------------------------------------
+ */
 
 static struct sp_text text_of(const char *string) {
     return (struct sp_text){string != NULL ? string : "",
@@ -54,9 +54,8 @@ static struct sp_text text_of(const char *string) {
 }
 
 static SP_COLD uint32_t intern(spanprof_callsite *callsite) {
-    uint32_t id =
-        sp_callsite_intern(text_of(callsite->name), text_of(callsite->target),
-                           text_of(callsite->file), callsite->line, 0);
+    uint32_t id = sp_callsite_intern(text_of(callsite->name), text_of(callsite->target),
+                                     text_of(callsite->file), callsite->line, 0);
     __atomic_store_n(&callsite->id, id, __ATOMIC_RELEASE);
     return id;
 }
@@ -133,6 +132,11 @@ static const spanprof_api api = {
 __attribute__((visibility("default"))) const spanprof_api *spanprof_get_api(void);
 const spanprof_api *spanprof_get_api(void) {
     return &api;
+}
+
+/* Whoever opens the library may call at once. */
+static __attribute__((constructor)) void define_symbols(void) {
+    c_api_define_symbols(&api);
 }
 
 int c_api_init(PyObject *module) {

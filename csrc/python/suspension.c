@@ -98,7 +98,8 @@ static void suspend_down_to(struct sp_thread *thread, struct sp_span *bottom,
     /* Out of memory they were abandoned, and on the stack no longer all the same. */
     bool kept = bottom != NULL ? sp_span_suspend(thread, bottom, key)
                                : sp_span_suspend_all(thread, key, keeps_context);
-    for (size_t i = 0; i < count && objects != NULL && kept; i++) Py_XDECREF(objects[i]);
+    for (size_t i = 0; i < count && objects != NULL && kept; i++)
+        Py_XDECREF(objects[i]);
     if (objects != few) PyMem_RawFree(objects);
 }
 

@@ -169,9 +169,9 @@ static PyModuleDef_Slot slots[] = {
     {0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "native_extension", .m_methods = functions,
-    .m_slots = slots};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                        .m_name = "native_extension",
+                                        .m_methods = functions, .m_slots = slots};
 
 PyMODINIT_FUNC PyInit_native_extension(void) {
     return PyModuleDef_Init(&definition);
