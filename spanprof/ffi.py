@@ -5,7 +5,8 @@ ABI mode, without a compiler::
     ffi = cffi.FFI()
     ffi.cdef(spanprof.ffi.cdef())
     lib = spanprof.ffi.load(ffi)
-    callsite = ffi.new("spanprof_callsite *", {"name": name})  # keep both, and use again
+    # To be kept, both, and used again.
+    callsite = ffi.new("spanprof_callsite *", {"name": name})
     span = lib.spanprof_begin(callsite)
     ...
     lib.spanprof_end(span)

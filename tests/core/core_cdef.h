@@ -112,6 +112,21 @@ void sp_thread_end_detached(struct sp_thread *thread);
 /* --- suspend.h, suspended.h -------------------------------------------------- */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
 bool sp_span_resume(struct sp_thread *thread, struct sp_span *top);
+bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
+
+/* --- native.h ------------------------------------------------------------------ */
+struct sp_native;
+struct sp_parent {
+    uint64_t id;
+    uint32_t path, generation;
+};
+struct sp_native *sp_native_begin(struct sp_thread *thread, const void *place,
+                                  uint32_t callsite);
+struct sp_native *sp_native_begin_under(struct sp_thread *thread, sp_key key,
+                                        const struct sp_parent *parent);
+void sp_native_end(struct sp_native *native);
+struct sp_parent sp_span_next_parent(const struct sp_thread *thread);
+void sp_thread_leave(void);
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);
 struct sp_span *sp_suspended_put(const void *key, struct sp_span *top,
                                  bool (*retain)(struct sp_span *), bool *kept);

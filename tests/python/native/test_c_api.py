@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,67 @@ def test_rule_4_3_the_parent_is_the_tasks(native: Any) -> None:
         assert found[("main", name, "outer")] == 3
         assert found[("main", name, "outer", "inner")] == 3
     assert session.result.totals["calls"] == 1 + 2 + 12
+
+
+def test_rule_4_2_a_greenlet_switches_away_inside_native_code(native: Any) -> None:
+    """Its C stack is copied away, and another one's is there meanwhile."""
+    greenlet = pytest.importorskip("greenlet")
+
+    def worker(name: str) -> None:
+        def inside() -> None:
+            with span("inside"):
+                main.switch()
+                native.call(main.switch)
+
+        with span(name):
+            native.call(inside)
+
+    main = greenlet.getcurrent()
+    with spanprof.start() as session, span("main"):
+        first, second = greenlet.greenlet(worker), greenlet.greenlet(worker)
+        first.switch("a")
+        second.switch("b")
+        for _ in range(2):
+            first.switch()
+            second.switch()
+        assert spanprof.current_span().name == "main"  # type: ignore[union-attr]
+    found = calls(session.result)
+    for name in "ab":
+        path = (name, "outer", "inner", "inside", "outer", "inner")
+        assert all(found[path[:n]] == 1 for n in range(1, 7))
+    assert session.result.totals["calls"] == 13
+
+
+def test_rule_5_2_threads_begin_and_end_each_others_pairs(native: Any) -> None:
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def work() -> None:
+        for n in range(500):
+            waiting.put(native.begin())
+            with span("python"):
+                native.call(lambda: None)
+            native.end(waiting.get())
+            if n % 100 == 0:
+                native.threads(1, n % 200 == 0)
+
+    with spanprof.start(track_all=True) as session:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    names: dict[str, int] = {}
+    for path, count in calls(session.result).items():
+        names[path[-1]] = names.get(path[-1], 0) + count
+    assert names == {
+        "pair": 2000,
+        "python": 2000,
+        "outer": 2000,
+        "inner": 2000,
+        "threads": 20,
+        "worker": 20,
+        "step": 20,
+    }
 
 
 def test_a_pair_is_ended_out_of_order_or_elsewhere(native: Any) -> None:
