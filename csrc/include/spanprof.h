@@ -216,8 +216,13 @@ static inline void spanprof_end_scope(const spanprof_span *span) {
     spanprof_end(*span);
 }
 
+/* What the spans of this file are part of: say something better before the #include. */
 #ifndef SPANPROF_TARGET
-#define SPANPROF_TARGET "native" /* what the spans of this file are part of */
+#ifdef __FILE_NAME__
+#define SPANPROF_TARGET __FILE_NAME__
+#else
+#define SPANPROF_TARGET __FILE__
+#endif
 #endif
 
 #define SPANPROF_JOIN_(a, b) a##b

@@ -51,3 +51,19 @@ def test_spans_in_parquet_files(tmp_path: Path) -> None:
     *parents, none = table.column("parent").to_pylist()
     assert set(parents) == {table.column("id")[10].as_py()}
     assert none is None
+
+
+@pytest.mark.parametrize("mode", [[], ["--cffi"]], ids=["extension", "cffi"])
+def test_native_code_and_its_caller(mode: list[str]) -> None:
+    if mode:
+        pytest.importorskip("cffi")
+    path = os.pathsep.join([str(Path(spanprof.__file__).parents[1]), *sys.path])
+    command = [sys.executable, EXAMPLES / "native" / "run.py", *mode]
+    command += ["--rows", "1000", "--threads", "3"]
+    environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}
+    said = subprocess.check_output(command, env=environment, text=True, timeout=120)
+    lines = [line for line in said.splitlines() if not line.startswith("generating")]
+    assert lines[0] == "sum 124875.00 of 1001 rows, 1 without a number"
+    table = [line.split()[:2] for line in lines]
+    for row in (["load", "1"], ["csv_sum", "1"], ["parse", "3"], ["wait", "3"]):
+        assert row in table

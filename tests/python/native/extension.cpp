@@ -40,12 +40,18 @@ static PyObject *run(PyObject *, PyObject *) {
 static PyMethodDef functions[] = {{"run", run, METH_NOARGS, nullptr},
                                   {nullptr, nullptr, 0, nullptr}};
 
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, nullptr}};
+
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
                                  "native_extension",
                                  nullptr,
                                  0,
                                  functions,
-                                 nullptr,
+                                 slots,
                                  nullptr,
                                  nullptr,
                                  nullptr};

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 from spanprof.c_api cimport (
     spanprof_begin,
     spanprof_callsite,
