@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os.path
 
 from . import _core
 
@@ -14,17 +14,18 @@ def get_include() -> str:
 
     The header says how to use it: there is nothing to link with.
     """
-    package = Path(__file__).parent
-    # Next to the package's sources if it runs from a checkout.
-    for folder in (package / "include", package.parent / "csrc" / "include"):
-        if (folder / HEADER).is_file():
-            return str(folder)
+    package = os.path.dirname(os.path.abspath(__file__))
+    checkout = os.path.join(os.path.dirname(package), "csrc")
+    for parent in (package, checkout):
+        folder = os.path.join(parent, "include")
+        if os.path.isfile(os.path.join(folder, HEADER)):
+            return folder
     raise FileNotFoundError(f"{HEADER} is not installed with {package}")
 
 
 def get_pkgconfig() -> str:
     """The folder of ``spanprof.pc``, for ``PKG_CONFIG_PATH``."""
-    return str(Path(get_include()) / "pkgconfig")
+    return os.path.join(get_include(), "pkgconfig")
 
 
 def get_library() -> str:

@@ -18,4 +18,4 @@ def test_every_module_is_installed() -> None:
     package = BUILD.parent
     there = {str(path.relative_to(package)) for path in package.rglob("*.py")}
     assert there <= listed
-    assert listed - there <= {"_core.pyi", "py.typed"}
+    assert listed - there <= {"_core.pyi", "c_api.pxd", "py.typed"}
