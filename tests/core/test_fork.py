@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .binding import NONE, Core, Span
+from .binding import NONE, Core, Span, end_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -24,7 +24,7 @@ def in_child(body: Callable[[], None]) -> None:
         except BaseException as error:
             os.write(writer, repr(error).encode()[:4000])
         finally:
-            os._exit(status)
+            end_child(status)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode()

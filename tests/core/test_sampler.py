@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from .binding import Core, Thread
+from .binding import Core, Thread, end_child
 
 ROOTS = 20_000
 
@@ -82,7 +82,7 @@ def test_rule_6_6_children_have_streams_of_their_own(core: Core) -> None:
             # Another thread than the one that forks is anew in the child.
             taken = decisions(core, core.thread(), 200)
             os.write(writing, bytes(taken))
-            os._exit(0)
+            end_child(0)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
