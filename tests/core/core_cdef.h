@@ -153,8 +153,7 @@ size_t spt_layout(const char *what);
 int64_t spt_stat(const char *name);
 void spt_free(void *memory);
 void spt_note_coverage(void);
-void spt_memory_refuse(int64_t after, int64_t count);
-int64_t spt_memory_refused(void);
+int64_t spt_memory_refuse(int64_t after, int64_t count);
 const struct sp_series *spt_series(size_t index);
 const char *spt_metric_name(size_t index);
 
@@ -185,7 +184,7 @@ struct sp_feed_batch {
     struct sp_feed_record records[];
 };
 struct sp_feed_batch *sp_feed_take(void);
-struct sp_feed_batch *sp_feed_peek(void);
+struct sp_feed_batch *sp_feed_peek(bool *all);
 struct sp_feed_used {
     uint64_t busy, cpu, objects, space;
 };

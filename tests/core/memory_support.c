@@ -22,22 +22,19 @@ void *__wrap_mmap(void *place, size_t size, int access, int flags, int file, off
 void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           thread_body body, void *argument);
-void spt_memory_refuse(int64_t after, int64_t count);
-int64_t spt_memory_refused(void);
+int64_t spt_memory_refuse(int64_t after, int64_t count);
 
 /* Calls that get their memory still, and those after them that do not. */
 static _Atomic int64_t calls_left = INT64_MAX, refusals_left, refused;
 
-/* From the call after so many, that many calls get no memory; 0: all do again. */
-void spt_memory_refuse(int64_t after, int64_t count) {
+/* From the call after so many, that many calls get no memory; 0: all do again. Returns
+ * how many got none since the last time. */
+int64_t spt_memory_refuse(int64_t after, int64_t count) {
+    int64_t before = refused;
     refused = 0;
     calls_left = after;
     refusals_left = count;
-}
-
-/* Calls that got none, since the last spt_memory_refuse. */
-int64_t spt_memory_refused(void) {
-    return refused;
+    return before;
 }
 
 static bool refuses(void) {
