@@ -539,6 +539,32 @@ def test_sampling_leaves_nothing_when_all_is_freed(
     core.use_injected_clock()
 
 
+@pytest.mark.parametrize("allocate_only", [True, False])
+@pytest.mark.parametrize("kind", [Kind(), Kind(by_span=True), Kind(sample_bytes=1)])
+def test_rule_5_7_a_block_that_nobody_got_is_nobodys(
+    core: Core, kind: Kind, allocate_only: bool
+) -> None:
+    core.start_memory(
+        heap=not allocate_only, by_span=kind.by_span, sample_bytes=kind.sample_bytes
+    )
+    thread = core.thread()
+    with thread.span("a") as span:
+        thread.make(BASE, 100)
+        before = core.snapshot().by_name()["a"], core.owners()
+        thread.make(BASE + 128, 50)
+        core.lib.spt_block_undo(thread.pointer, BASE + 128, 50)
+        after = core.snapshot().by_name()["a"], core.owners()
+        if kind.by_span and not allocate_only:
+            assert after[1] == {span.id: (1, 100, False)}
+    peaks = [node.pop("inuse_peak_space") for node, _ in (before, after)]
+    assert peaks[0] <= peaks[1], "it was there for a moment"
+    assert after == before
+    assert core.snapshot().by_name()["a"]["alloc_objects"] >= 1
+    core.free(BASE + 128)
+    core.free(BASE)
+    assert core.snapshot().totals()["inuse_space"] == 0
+
+
 def sampled(core: Core, thread: Thread, at: int) -> list[int]:
     """Which of a thousand blocks are samples: their numbers."""
     numbers = []

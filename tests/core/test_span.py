@@ -1,8 +1,10 @@
 """The life of a span, as the core sees it."""
 
+from typing import Any
+
 import pytest
 
-from .binding import ENTERED, NONE, OPEN, START_RUNNING, STARTED, Core
+from .binding import ENTERED, NONE, OPEN, START_RUNNING, STARTED, Core, Span
 
 
 def test_rule_3_1_with_creates_enters_exits_and_destroys(core: Core) -> None:
@@ -439,3 +441,49 @@ def test_rule_3_6_a_stack_of_an_earlier_session_is_never_walked(core: Core) -> N
     assert core.lib.sp_span_exit(first.pointer, a.pointer)
     assert core.lib.sp_span_exit(first.pointer, c.pointer)
     assert (a.state, c.state) == (NONE, NONE)
+
+
+def test_rule_4_1_a_callsite_that_keeps_its_cell_finds_the_right_node(
+    core: Core,
+) -> None:
+    core.start()
+    thread = core.thread()
+    site = core.lib.spt_site_new(core.intern(b"a"))
+
+    def begin() -> Span:
+        span = core.span()
+        core.lib.sp_span_begin_at(thread.ready(), span.pointer, site)
+        core.run(thread, 1)
+        return span
+
+    for _ in range(3):
+        thread.exit(begin())
+    outer = begin()
+    for _ in range(2):
+        thread.exit(begin())
+    thread.exit(outer)
+    with thread.span("b"):
+        thread.exit(begin())
+    thread.exit(begin())
+    core.lib.spt_site_free(site)
+    calls = {path: node["calls"] for path, node in core.snapshot().by_name().items()}
+    assert calls == {"a": 5, "a/a": 2, "b": 1, "b/a": 1}
+    assert core.snapshot().totals()["wall_busy"] == 8
+
+
+def test_the_innermost_span_of_an_owner_is_found(core: Core) -> None:
+    core.start()
+    thread = core.thread()
+    owners = [core.ffi.new("char *") for _ in range(2)]
+    spans = [thread.begin("a") for _ in range(3)]
+    for span, owner in zip(spans, (owners[0], owners[0], owners[1]), strict=True):
+        core.lib.spt_span_set_owner(span.pointer, owner)
+
+    def found(owner: Any) -> Any:
+        return core.lib.sp_span_find(thread.pointer, owner)
+
+    assert found(owners[0]) == spans[1].pointer
+    assert found(owners[1]) == spans[2].pointer
+    assert found(core.ffi.new("char *")) == core.ffi.NULL
+    core.stop()
+    assert found(owners[0]) == core.ffi.NULL, "its stack is not of a session"

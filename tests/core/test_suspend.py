@@ -370,6 +370,36 @@ def test_rule_4_2_a_group_that_was_entered_in_several_contexts(fed: Core) -> Non
     assert "outer/c" in fed.snapshot().by_name()
 
 
+@pytest.mark.parametrize("keeps_context", [True, False])
+def test_rule_4_2_a_whole_stack_leaves_with_its_context_or_without(
+    fed: Core, keeps_context: bool
+) -> None:
+    """As greenlets switch: each has a context of its own, or they share one."""
+    thread = fed.thread()
+    context = fed.context(thread)
+    if keeps_context:
+        thread.use_context(context)
+    spans = [thread.begin("a"), thread.begin("b")]
+    fed.run(thread, 1)
+    suspend_all = fed.lib.sp_span_suspend_all
+    assert suspend_all(thread.ready(), fed.place(KEY), keeps_context)
+    thread.use_context(None)
+    with thread.span("other"):
+        fed.run(thread, 10)
+    if keeps_context:
+        thread.use_context(context)
+    assert thread.resume(KEY)
+    with thread.span("c"):
+        fed.run(thread, 100)
+    for span in reversed(spans):
+        thread.exit(span)
+    with thread.span("after"):
+        fed.run(thread, 1000)
+    busy = {path: node["wall_busy"] for path, node in fed.snapshot().by_name().items()}
+    assert busy == {"a": 0, "a/b": 1, "a/b/c": 100, "other": 10, "after": 1000}
+    assert values(fed, "a") == (0, 10)
+
+
 def test_rule_5_2_shared_cells_below_a_span_that_leaves_from_the_middle(
     feed: Core,
 ) -> None:
