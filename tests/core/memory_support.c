@@ -12,6 +12,8 @@
 typedef void *(*thread_body)(void *argument);
 
 void *__real_mmap(void *place, size_t size, int access, int flags, int file, off_t at);
+void *__real_mmap64(void *place, size_t size, int access, int flags, int file,
+                    off_t at);
 void *__real_mremap(void *old, size_t old_size, size_t size, int flags);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           thread_body body, void *argument);
@@ -19,6 +21,8 @@ void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 void *__wrap_realloc(void *old, size_t size);
 void *__wrap_mmap(void *place, size_t size, int access, int flags, int file, off_t at);
+void *__wrap_mmap64(void *place, size_t size, int access, int flags, int file,
+                    off_t at);
 void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           thread_body body, void *argument);
@@ -55,6 +59,10 @@ void *__wrap_realloc(void *old, size_t size) {
 }
 void *__wrap_mmap(void *place, size_t size, int access, int flags, int file, off_t at) {
     return refuses() ? MAP_FAILED : __real_mmap(place, size, access, flags, file, at);
+}
+void *__wrap_mmap64(void *place, size_t size, int access, int flags, int file,
+                    off_t at) {
+    return refuses() ? MAP_FAILED : __real_mmap64(place, size, access, flags, file, at);
 }
 void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags) {
     return refuses() ? MAP_FAILED : __real_mremap(old, old_size, size, flags);
