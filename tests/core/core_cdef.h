@@ -124,6 +124,8 @@ struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span
 bool sp_suspended_has(const void *key);
 bool sp_suspended_remove(const void *key, struct sp_span *span);
 void sp_suspended_refuse(bool refuse);
+void sp_suspended_lock(void);
+void sp_suspended_unlock(void);
 uint64_t sp_suspended_count(void);
 
 /* --- clock.h --------------------------------------------------------------- */

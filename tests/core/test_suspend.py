@@ -1,6 +1,8 @@
 """Spans that leave their thread's stack for a while, and come back."""
 
 import random
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -626,6 +628,34 @@ def test_the_table_gives_memory_back_and_grows_again(core: Core, table: Table) -
         for key in reversed(keys):
             table.take(key)
         table.check()
+
+
+def test_a_thread_waits_for_what_another_does_to_the_table(
+    core: Core, table: Table
+) -> None:
+    table.put(KEY)
+    answers: list[bool] = []
+    tries = threading.Event()
+
+    def ask() -> None:
+        tries.set()
+        answers.append(core.lib.sp_suspended_has(core.place(KEY)))
+
+    asker = threading.Thread(target=ask)
+    core.lib.sp_suspended_lock()
+    try:
+        asker.start()
+        assert tries.wait(10)
+        # It has no sleep in it: it is waiting once it has used so much time.
+        clock = time.pthread_getcpuclockid(asker.ident or 0)
+        start = time.clock_gettime(clock)
+        while time.clock_gettime(clock) < start + 0.002:
+            assert asker.is_alive()
+        assert answers == []
+    finally:
+        core.lib.sp_suspended_unlock()
+    asker.join(10)
+    assert answers == [True]
 
 
 def test_a_span_that_another_thread_abandons_is_left_out(
