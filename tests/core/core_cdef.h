@@ -154,6 +154,7 @@ struct sp_profile *sp_collect_delta(struct sp_profile **cumulative);
 size_t spt_layout(const char *what);
 int64_t spt_stat(const char *name);
 void spt_free(void *memory);
+void spt_callsites_make(uint32_t count);
 void spt_note_coverage(void);
 int64_t spt_memory_refuse(int64_t after, int64_t count);
 const struct sp_series *spt_series(size_t index);

@@ -43,8 +43,7 @@ def read(directory: Path) -> dict[Path, Lines]:
         [gcov(), "--json-format", "--stdout", *notes],
         cwd=directory,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,  # that a file has no functions, which is so
+        capture_output=True,  # stderr: that a file has no functions, which is so
         check=False,
     )
     if done.returncode != 0:

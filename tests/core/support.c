@@ -72,6 +72,13 @@ void spt_free(void *memory) {
     free(memory);
 }
 
+/* So many callsites in one file, one a line. */
+void spt_callsites_make(uint32_t count) {
+    struct sp_text text = {"many", 4};
+    for (uint32_t line = 1; line <= count; line++)
+        sp_callsite_intern(text, text, text, line, 0);
+}
+
 /* Write down which lines were run, for a process that ends by _exit. */
 void spt_note_coverage(void) {
 #ifdef SPT_COVERAGE

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -312,7 +313,7 @@ def run_all(name: str, calls: int) -> None:
     core = binding.load(library.find())
     expected = undisturbed(core, name)
     for after in count():
-        status = in_child(core, lambda: attempt(core, name, after, calls, expected))
+        status = in_child(core, partial(attempt, core, name, after, calls, expected))
         if status == NOTHING_REFUSED:
             print(f"{after} calls")
             return
@@ -332,9 +333,9 @@ test_out_of_memory.run_all(sys.argv[2], int(sys.argv[3]))
 @pytest.mark.parametrize("name", TRIALS)
 def test_hazard_13_out_of_memory_anywhere(name: str, calls: int) -> None:
     """Nothing crashes or hangs, what is told is right, and every loss is counted."""
+    arguments = [str(library.ROOT / "tests"), name, str(calls)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT]
-        + [str(library.ROOT / "tests"), name, str(calls)],
+        [sys.executable, "-P", "-c", SCRIPT, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
