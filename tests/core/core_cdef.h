@@ -145,6 +145,8 @@ struct sp_thread_context {
 bool sp_publish_trace_id(unsigned char trace_id[16]);
 
 /* --- collector.h ------------------------------------------------------------ */
+void sp_collector_lock(void);
+void sp_collector_unlock(void);
 bool sp_flush(int64_t timeout);
 bool sp_stop(int64_t timeout, struct sp_profile **final);
 struct sp_profile *sp_snapshot(void);
@@ -275,6 +277,8 @@ void spt_block_free(struct sp_thread *thread, uint64_t address);
 bool spt_block_may_be_ours(uint64_t address);
 void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
                     uint64_t size);
+void spt_block_move_fails(struct sp_thread *thread, uint64_t old, uint64_t size,
+                          struct sp_thread *other, uint64_t others);
 struct spt_walk {
     uint64_t now;
     uint64_t objects, space;

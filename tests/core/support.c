@@ -308,6 +308,20 @@ void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
     become(mine);
 }
 
+/* The call fails, and `other` makes a block in the meantime. */
+void spt_block_move_fails(struct sp_thread *thread, uint64_t old, uint64_t size,
+                          struct sp_thread *other, uint64_t others) {
+    struct sp_thread *mine = become(thread);
+    struct sp_moving moving;
+    sp_charge_move(&moving, (void *)old);
+    struct sp_thread *moves = become(other);
+    struct sp_making making = sp_charge_make();
+    sp_charge_made(&making, (void *)others, 1);
+    become(moves);
+    sp_charge_moved(&moving, (void *)old, NULL, size);
+    become(mine);
+}
+
 struct spt_walk {
     uint64_t now;
     uint64_t objects, space;

@@ -294,11 +294,15 @@ def test_many_sessions_one_after_another(
 
 
 def start_fed(
-    host: Host, limit: int = 1000, spans: bool = True, updates: bool = True
+    host: Host,
+    limit: int = 1000,
+    spans: bool = True,
+    updates: bool = True,
+    interval: int = 0,
 ) -> None:
     host.core.feed_limit(limit)
     start = host.core.lib.spt_host_start_fed
-    assert start(host.pointer, 0, spans, updates) == STARTED
+    assert start(host.pointer, interval, spans, updates) == STARTED
 
 
 @pytest.fixture
@@ -348,6 +352,40 @@ def test_rule_5_8_spans_are_taken_before_there_is_no_room_for_more(
     assert host.seen("spans") == 380
     assert host.seen("reports") == 1
     assert fed.stat("spans_dropped") == dropped
+
+
+def test_rule_5_8_a_ring_is_looked_at_if_its_word_did_not_get_through(
+    fed: Core, new_host: Callable[[int], Host]
+) -> None:
+    """A thread that finds the lock taken goes on."""
+    host = new_host(NOTHING)
+    start_fed(host, limit=64, updates=False)
+    thread = fed.thread()
+    fed.lib.sp_collector_lock()
+    try:
+        for _ in range(40):
+            thread.exit(thread.begin("a"))
+        assert host.seen("spans") == 0
+    finally:
+        fed.lib.sp_collector_unlock()
+    host.wait("spans", 40)
+
+
+@pytest.mark.parametrize("interval", [5, 50])
+def test_rule_5_3_single_spans_are_told_at_every_interval(
+    fed: Core, new_host: Callable[[int], Host], interval: int
+) -> None:
+    host = new_host(NOTHING)
+    start_fed(host, interval=interval * MILLISECOND)
+    thread = fed.thread()
+    span = thread.begin("a")
+    for expected in (10, 20, 30):
+        fed.run(thread, 10)
+        host.wait("told_busy", expected)
+    assert (host.seen("created"), host.seen("destroyed")) == (1, 0)
+    thread.exit(span)
+    host.wait("spans", 1)
+    assert (host.seen("told_busy"), host.seen("busy")) == (30, 30)
 
 
 def test_rule_6_2_a_stop_while_a_host_hangs_delivers_what_was_told_before(

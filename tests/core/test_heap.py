@@ -670,20 +670,38 @@ def test_faults_no_account_for_a_free(core: Core) -> None:
 def test_faults_a_failed_realloc_whose_block_does_not_fit_again(core: Core) -> None:
     """Freed in the books, as nobody will see it freed."""
     core.start_memory()
-    thread = core.thread()
-    with thread.span("a"):
-        for n in range(64):  # as many as the table has room for
-            thread.make(BASE + 8 + 16 * n, 3)
+    thread, other = core.thread(), core.thread()
+    with thread.span("a"), other.span("b"):
         lost = core.stat("heap_untracked")
-        core.lib.sp_shadow_refuse(True)
-        thread.move(BASE + 8, 0, 50)
+        made = 0
         core.lib.sp_shadow_refuse(False)
-        lost = core.stat("heap_untracked") - lost
-        assert in_use(core.snapshot()) == (64 - lost, 3 * (64 - lost))
-        for n in range(64):
+        while core.stat("heap_untracked") == lost:  # as many as there is room for
+            core.lib.sp_shadow_refuse(made >= 64)
+            thread.make(BASE + 8 + 16 * made, 3)
+            made += 1
+        # Another one takes the room of the block that moves.
+        others = BASE + 8 + 16 * made
+        move = core.lib.spt_block_move_fails
+        move(thread.pointer, BASE + 8, 50, other.pointer, others)
+        core.lib.sp_shadow_refuse(False)
+        assert core.stat("heap_untracked") == lost + 2
+        assert in_use(core.snapshot()) == (made - 1, 3 * (made - 2) + 1)
+        for n in range(made + 1):
             core.free(BASE + 8 + 16 * n, thread)
         assert in_use(core.snapshot()) == (0, 0)
         assert core.live() == {}
+
+
+def test_the_size_of_the_map_is_told(core: Core) -> None:
+    core.start_memory()
+    thread = core.thread()
+    with thread.span("a"):
+        thread.make(BASE, 1)
+        before = core.lib.sp_shadow_mapped()
+        thread.make(BASE + 5000 * LEAF, 1)
+        assert core.lib.sp_shadow_mapped() > before
+        core.free(BASE)
+        core.free(BASE + 5000 * LEAF)
 
 
 # --- fork ------------------------------------------------------------------------

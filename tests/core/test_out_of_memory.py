@@ -80,12 +80,14 @@ def spans(core: Core, shortage: Shortage) -> Any:
     threads = [core.thread(), core.thread()]
     with shortage():
         core.start()
+        core.lib.spt_thread_mine()
         for thread in threads:
             one_of_each(core, thread)
         core.lib.sp_profile_free(core.lib.sp_snapshot())
         core.lib.sp_profile_free(core.lib.sp_collect_delta(core.ffi.NULL))
     for thread in threads:
         one_of_each(core, thread)
+    assert core.lib.spt_thread_mine() != core.ffi.NULL
     told = sorted((record.frame, record.wall_busy) for record in core.take_spans())
     assert core.open_spans() == []
     cumulative = known(core.snapshot())
@@ -162,6 +164,37 @@ def free_blocks(core: Core, thread: Thread) -> None:
             core.free(BASE + 16 * place, thread)
     for place in range(20, 40):
         core.free(BASE + 16 * place)
+
+
+def deep(core: Core, shortage: Shortage) -> Any:
+    """Long scopes, and paths that another thread comes by for the first time."""
+    core.feed_limit(1000)
+    core.start()
+    thread, other = core.thread(), core.thread()
+    below = [thread.begin(f"a{n}") for n in range(95)]
+    opened = [thread.open("opened", below[-1]) for _ in range(70)]
+    roster, listener = Roster(core), Listener()
+    with shortage():
+        for span in opened[:2]:
+            other.enter(span)
+            core.run(other, 1)
+        for span in opened[2:]:
+            thread.enter(span)
+            core.run(thread, 1)
+        for _ in range(2):
+            listener.hear(roster.round("report"))
+    for span in reversed(opened):
+        (other if span in opened[:2] else thread).exit(span)
+        thread.close(span)
+    for span in reversed(below):
+        thread.exit(span)
+    listener.hear(roster.round("report"))
+    listener.hear(roster.round("last"))
+    assert listener.gone == set(listener.scopes), "6.2"
+    told = sum(values["wall_busy"] for values in listener.values.values())
+    lengths = sorted(len(scope) for scope in listener.scopes.values())
+    roster.free()
+    return told, lengths, known(core.snapshot())
 
 
 def profiles(core: Core, shortage: Shortage) -> Any:
@@ -255,7 +288,7 @@ def reporters(core: Core, shortage: Shortage) -> Any:
 
 
 TRIALS: dict[str, Trial] = {
-    trial.__name__: trial for trial in (spans, blocks, profiles, columns, reporters)
+    trial.__name__: trial for trial in (spans, blocks, deep, profiles, columns, reporters)
 }
 SAYS_SO = {"profiles", "columns", "reporters"}
 """Trials whose calls answer that memory ran out; else a counter rises."""

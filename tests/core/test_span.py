@@ -471,6 +471,35 @@ def test_rule_4_1_a_callsite_that_keeps_its_cell_finds_the_right_node(
     assert core.snapshot().totals()["wall_busy"] == 8
 
 
+@pytest.mark.parametrize("limit", [0, 100])
+def test_rule_5_2_a_callsites_kept_cell_with_the_real_clock(
+    real_core: Core, limit: int
+) -> None:
+    """Where a boundary is quick, the callsite makes no call."""
+    core, lib = real_core, real_core.lib
+    core.feed_limit(limit)
+    core.start()
+    core.feed_limit(0)
+    thread = lib.spt_thread_mine()
+    site = lib.spt_site_new(core.intern(b"kept"))
+    outer, inner = core.span(), core.span()
+    lib.sp_span_begin(thread, outer.pointer, core.key("outer"))
+    for _ in range(10):
+        lib.sp_span_begin_at(thread, inner.pointer, site)
+        assert inner.state == ENTERED
+        assert lib.sp_span_exit(thread, inner.pointer)
+    assert lib.sp_span_exit(thread, outer.pointer)
+    lib.spt_site_free(site)
+    nodes = core.snapshot().by_name()
+    assert nodes["outer/kept"]["calls"] == 10
+    assert nodes["outer"]["calls"] == 1
+    if limit != 0:
+        told = core.take_spans()
+        assert [record.frame[0] for record in told] == ["kept"] * 10 + ["outer"]
+        assert {record.parent for record in told[:10]} == {told[10].id}
+        assert sum(it.wall_busy for it in told) == core.snapshot().totals()["wall_busy"]
+
+
 def test_the_innermost_span_of_an_owner_is_found(core: Core) -> None:
     core.start()
     thread = core.thread()
