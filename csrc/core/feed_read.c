@@ -270,7 +270,10 @@ static bool read_stack(struct stack *stack, const struct sp_thread *thread) {
         uint32_t before = atomic_load_explicit(&feed->sequence, memory_order_acquire);
         if (before % 2 == 0) {
             stack->runs = sp_thread_read_running(thread, &stack->running);
-            if (!read_bases(stack, feed)) return false;
+            if (!read_bases(stack, feed)) {
+                sp_count(&sp_stats.out_of_memory);
+                return false;
+            }
             atomic_thread_fence(memory_order_acquire);
             if (atomic_load_explicit(&feed->sequence, memory_order_relaxed) == before)
                 return true;

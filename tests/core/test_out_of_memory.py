@@ -201,8 +201,8 @@ def profiles(core: Core, shortage: Shortage) -> Any:
     """What is made of profiles: there or not, and never wrong."""
     core.start_memory(interval=SECOND)
     thread = core.thread()
-    for n in range(100):
-        with thread.span(f"a{n % 50}"), thread.span("b", label=str(n)):
+    for n in range(40):
+        with thread.span(f"a{n % 20}"), thread.span("b", label=str(n)):
             core.run(thread, n)
             thread.make(BASE + 16 * n, n)
     profile = core.snapshot()
@@ -236,7 +236,7 @@ def columns(core: Core, shortage: Shortage) -> Any:
     core.feed_limit(1000)
     core.start()
     thread = core.thread()
-    for n in range(200):
+    for n in range(60):
         with thread.span(f"a{n}", label=str(n)):
             core.run(thread, n)
     ffi, lib = core.ffi, core.lib
@@ -253,7 +253,7 @@ def columns(core: Core, shortage: Shortage) -> Any:
             it.release(it)
     lib.sp_feed_batch_free(batch)
     rest = len(core.take_spans())
-    assert rest == (0 if batch != ffi.NULL else 200), "what was not taken stays"
+    assert rest == (0 if batch != ffi.NULL else 60), "what was not taken stays"
     return [made, lengths]
 
 
