@@ -288,7 +288,8 @@ def reporters(core: Core, shortage: Shortage) -> Any:
 
 
 TRIALS: dict[str, Trial] = {
-    trial.__name__: trial for trial in (spans, blocks, deep, profiles, columns, reporters)
+    trial.__name__: trial
+    for trial in (spans, blocks, deep, profiles, columns, reporters)
 }
 SAYS_SO = {"profiles", "columns", "reporters"}
 """Trials whose calls answer that memory ran out; else a counter rises."""
