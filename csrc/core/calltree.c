@@ -93,8 +93,10 @@ uint32_t sp_paths_count(void) {
 uint32_t sp_path_parent(uint32_t path) {
     return path_parent(path);
 }
+/* The root has no memory until there is another path; spans that memory was too short
+ * for are its. */
 sp_key sp_path_key(uint32_t path) {
-    return path_key(path);
+    return path != SP_PATH_ROOT ? path_key(path) : SP_CALLSITE_OTHER;
 }
 
 void sp_paths_lock(void) {
@@ -177,7 +179,7 @@ SP_COLD struct sp_cell *sp_cell_child_slow(struct sp_cells *cells,
         /* The path's own key: it may have been folded. */
         if (path != 0) key = path_key(path);
         pthread_mutex_unlock(&lock);
-        if (path == parent->path) return parent;
+        if (path != 0 && path == parent->path) return parent;
         if (path != 0) {
             hash = hash_child(parent->path, key);
             cell = cell_find(cells, parent->path, key, hash);

@@ -92,7 +92,7 @@ void sp_feed_end(uint32_t generation) {
         if (is_readable(t, generation)) give_back(&t->feed);
 }
 
-static struct sp_feed_batch *copy_waiting(bool take) {
+static struct sp_feed_batch *copy_waiting(bool take, bool *all) {
     uint32_t generation = sp_session_running();
     /* Counted first, so that a thread that goes on writing takes no other's room. */
     struct sp_thread *threads = sp_thread_list();
@@ -101,12 +101,14 @@ static struct sp_feed_batch *copy_waiting(bool take) {
         t->feed.counted = is_readable(t, generation) ? waiting(&t->feed) : 0;
         there += t->feed.counted;
     }
+    *all = there < SP_FEED_BATCH;
     if (there == 0) return NULL;
     size_t room = there < SP_FEED_BATCH ? (size_t)there : SP_FEED_BATCH;
     size_t size = sizeof(struct sp_feed_batch) + room * sizeof(struct sp_feed_record);
     struct sp_feed_batch *batch = sp_big_alloc(size);
     if (batch == NULL) {
         sp_count(&sp_stats.out_of_memory);
+        *all = false;
         return NULL;
     }
     batch->size = size;
@@ -121,10 +123,11 @@ static struct sp_feed_batch *copy_waiting(bool take) {
 }
 
 struct sp_feed_batch *sp_feed_take(void) {
-    return copy_waiting(true);
+    bool all;
+    return copy_waiting(true, &all);
 }
-struct sp_feed_batch *sp_feed_peek(void) {
-    return copy_waiting(false);
+struct sp_feed_batch *sp_feed_peek(bool *all) {
+    return copy_waiting(false, all);
 }
 
 void sp_feed_batch_free(struct sp_feed_batch *batch) {
@@ -267,7 +270,10 @@ static bool read_stack(struct stack *stack, const struct sp_thread *thread) {
         uint32_t before = atomic_load_explicit(&feed->sequence, memory_order_acquire);
         if (before % 2 == 0) {
             stack->runs = sp_thread_read_running(thread, &stack->running);
-            if (!read_bases(stack, feed)) return false;
+            if (!read_bases(stack, feed)) {
+                sp_count(&sp_stats.out_of_memory);
+                return false;
+            }
             atomic_thread_fence(memory_order_acquire);
             if (atomic_load_explicit(&feed->sequence, memory_order_relaxed) == before)
                 return true;

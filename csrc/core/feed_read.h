@@ -21,8 +21,8 @@ struct sp_feed_batch {
 struct sp_feed_batch *sp_feed_take(void);
 void sp_feed_batch_free(struct sp_feed_batch *batch);
 
-/* The same, and they go on waiting. */
-struct sp_feed_batch *sp_feed_peek(void);
+/* The same, and they go on waiting. Sets `all` to whether it has all of them. */
+struct sp_feed_batch *sp_feed_peek(bool *all);
 
 /* Whether so many wait in some ring. */
 bool sp_feed_some_due(void);

@@ -169,23 +169,29 @@ static void tell_now(struct sp_roster *roster) {
     roster->update_count = roster->scope_count = 0;
 }
 
+static bool make_scope_room(struct sp_roster *roster) {
+    if (roster->scope_count < roster->scope_room) return true;
+    uint32_t room = roster->scope_room == 0 ? 4096 : 2 * roster->scope_room;
+    uint64_t *longer = realloc(roster->scopes, room * sizeof *longer);
+    if (longer == NULL) return false;
+    roster->scopes = longer;
+    roster->scope_room = room;
+    return true;
+}
+
+/* A scope that it may get has room for the span itself. */
 static struct sp_span_update *next_update(struct sp_roster *roster, uint64_t id) {
-    if (roster->update_count == TOLD_AT_ONCE) tell_now(roster);
+    if (roster->update_count == TOLD_AT_ONCE || !make_scope_room(roster))
+        tell_now(roster);
     struct sp_span_update *update = &roster->updates[roster->update_count++];
     *update = (struct sp_span_update){.id = id};
     return update;
 }
 
 static bool add_to_scope(struct sp_roster *roster, uint64_t id) {
-    if (roster->scope_count == roster->scope_room) {
-        uint32_t room = roster->scope_room == 0 ? 4096 : 2 * roster->scope_room;
-        uint64_t *longer = realloc(roster->scopes, room * sizeof *longer);
-        if (longer == NULL) {
-            sp_count(&sp_stats.out_of_memory);
-            return false;
-        }
-        roster->scopes = longer;
-        roster->scope_room = room;
+    if (!make_scope_room(roster)) {
+        sp_count(&sp_stats.out_of_memory);
+        return false;
     }
     roster->scopes[roster->scope_count++] = id;
     return true;
@@ -358,9 +364,9 @@ void sp_round_read(struct sp_round *round, const struct sp_roster *roster, bool 
     if (roster != NULL) sp_feed_read_open(&round->open);
     if (last) take_all(end); /* the first time may have been long */
     if (roster == NULL) return;
-    if (!last && (round->next = sp_feed_peek()) != NULL &&
-        round->next->count == SP_FEED_BATCH)
-        round->open.complete = false; /* there may be more */
+    bool all = true;
+    if (!last) round->next = sp_feed_peek(&all);
+    if (!all) round->open.complete = false;
     if (roster->with_heap) read_heap(round);
 }
 
@@ -487,8 +493,11 @@ void sp_roster_tell(struct sp_roster *roster, const struct sp_round *round,
 
 struct sp_roster *sp_roster_new(bool with_heap) {
     struct sp_roster *roster = sp_big_alloc(sizeof *roster);
-    if (roster != NULL) roster->with_heap = with_heap;
-    return roster;
+    if (roster == NULL) return NULL;
+    roster->with_heap = with_heap;
+    if (make_scope_room(roster)) return roster;
+    sp_roster_free(roster);
+    return NULL;
 }
 
 void sp_roster_free(struct sp_roster *roster) {

@@ -427,16 +427,14 @@ static bool exit_elsewhere(struct sp_thread *thread, struct sp_span *span) {
     return true;
 }
 
+/* One that is not on top of the thread's stack. */
 static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *span) {
     if (thread == NULL || sp_span_thread(span) != thread || !runs_on(thread, span))
         return exit_elsewhere(thread, span);
     /* Spans of two coroutines that take turns, where their suspension cannot be
      * seen, are each nested well in their own. */
     if (span->home == thread->top->home) sp_count(&sp_stats.misnested);
-    if (span == thread->top)
-        pop(thread, span);
-    else
-        unlink_from_middle(thread, span);
+    unlink_from_middle(thread, span);
     sp_span_settle(thread, span);
     return true;
 }

@@ -128,6 +128,8 @@ static bool enter_generation(struct sp_thread *thread, uint32_t generation) {
     thread->own_context.current = (struct sp_parent){0, SP_PATH_ROOT, 0};
     thread->undecided.last_child = NULL;
     if (!sp_cells_reset(&thread->cells)) {
+        /* Nobody reads its accounts: what it frees must not go there. */
+        sp_accounts_reset(&thread->cells.accounts, SP_ALLOC_OFF, 0);
         sp_count(&sp_stats.out_of_memory);
         return false;
     }

@@ -82,6 +82,7 @@ struct sp_profile *sp_profile_merge(const struct sp_profile *a,
                                     const struct sp_profile *b, int sign);
 int sp_profile_split(const struct sp_profile *profile, uint32_t most,
                      struct sp_profile **first, struct sp_profile **rest);
+bool sp_profile_add_span_ids(struct sp_profile *profile);
 bool sp_profile_prune(struct sp_profile *profile);
 int64_t sp_profile_total(const struct sp_profile *profile,
                          const struct sp_series *series);
@@ -105,12 +106,16 @@ int sp_span_decide(struct sp_thread *thread, const struct sp_span *parent);
 void sp_span_begin_sampled_out(struct sp_thread *thread, struct sp_span *span);
 void sp_span_open_sampled_out(struct sp_thread *thread, struct sp_span *span);
 uint64_t sp_threads_sampled_out(void);
+void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
+                      struct sp_site *site);
+struct sp_span *sp_span_find(struct sp_thread *thread, const void *owner);
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span);
 void sp_span_close(struct sp_thread *thread, struct sp_span *span);
 void sp_thread_end_detached(struct sp_thread *thread);
 
 /* --- suspend.h, suspended.h -------------------------------------------------- */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
+bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
 bool sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
 
@@ -134,6 +139,8 @@ struct sp_span *sp_suspended_take(const void *key, bool (*retain)(struct sp_span
 bool sp_suspended_has(const void *key);
 bool sp_suspended_remove(const void *key, struct sp_span *span);
 void sp_suspended_refuse(bool refuse);
+void sp_suspended_lock(void);
+void sp_suspended_unlock(void);
 uint64_t sp_suspended_count(void);
 
 /* --- clock.h --------------------------------------------------------------- */
@@ -153,6 +160,8 @@ struct sp_thread_context {
 bool sp_publish_trace_id(unsigned char trace_id[16]);
 
 /* --- collector.h ------------------------------------------------------------ */
+void sp_collector_lock(void);
+void sp_collector_unlock(void);
 bool sp_flush(int64_t timeout);
 bool sp_stop(int64_t timeout, struct sp_profile **final);
 struct sp_profile *sp_snapshot(void);
@@ -162,6 +171,9 @@ struct sp_profile *sp_collect_delta(struct sp_profile **cumulative);
 size_t spt_layout(const char *what);
 int64_t spt_stat(const char *name);
 void spt_free(void *memory);
+void spt_callsites_make(uint32_t count);
+void spt_note_coverage(void);
+int64_t spt_memory_refuse(int64_t after, int64_t count);
 const struct sp_series *spt_series(size_t index);
 const char *spt_metric_name(size_t index);
 
@@ -192,7 +204,7 @@ struct sp_feed_batch {
     struct sp_feed_record records[];
 };
 struct sp_feed_batch *sp_feed_take(void);
-struct sp_feed_batch *sp_feed_peek(void);
+struct sp_feed_batch *sp_feed_peek(bool *all);
 struct sp_feed_used {
     uint64_t busy, cpu, objects, space;
 };
@@ -275,10 +287,13 @@ int spt_start_memory(bool allocations, bool heap, uint32_t max_nodes,
 void spt_block_make(struct sp_thread *thread, uint64_t address, uint64_t size);
 void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t step,
                          uint64_t count, uint64_t size);
+void spt_block_undo(struct sp_thread *thread, uint64_t address, uint64_t size);
 void spt_block_free(struct sp_thread *thread, uint64_t address);
 bool spt_block_may_be_ours(uint64_t address);
 void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
                     uint64_t size);
+void spt_block_move_fails(struct sp_thread *thread, uint64_t old, uint64_t size,
+                          struct sp_thread *other, uint64_t others);
 struct spt_walk {
     uint64_t now;
     uint64_t objects, space;
@@ -309,6 +324,10 @@ void sp_heap_seed(uint64_t seed);
 void sp_heap_tick_slow(uint64_t wall);
 
 struct sp_span *spt_span_new(void);
+struct sp_site;
+struct sp_site *spt_site_new(uint32_t callsite);
+void spt_site_free(struct sp_site *site);
+void spt_span_set_owner(struct sp_span *span, const void *owner);
 void spt_span_free(struct sp_span *span);
 void spt_spans_make(struct sp_thread *thread, sp_key key, uint64_t count);
 int spt_span_state(const struct sp_span *span);
@@ -340,6 +359,9 @@ enum spt_deed { SPT_NOTHING, SPT_HANG, SPT_FLUSH, SPT_STOP, SPT_SNAPSHOT, SPT_SP
 struct spt_host;
 struct spt_host *spt_host_new(enum spt_deed deed, sp_key key);
 int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile);
+int spt_host_start_fed(struct spt_host *host, uint64_t interval, bool want_spans,
+                       bool want_updates);
+int spt_host_go_on(struct spt_host *host);
 void spt_host_release(struct spt_host *host);
 uint64_t spt_host_seen(struct spt_host *host, const char *what);
 struct sp_profile *spt_host_sum(struct spt_host *host);

@@ -20,6 +20,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "memory_support.h"
+
 struct entry {
     const char *name;
     uint64_t value;
@@ -68,6 +70,21 @@ int64_t spt_stat(const char *name) {
 
 void spt_free(void *memory) {
     free(memory);
+}
+
+/* So many callsites in one file, one a line. */
+void spt_callsites_make(uint32_t count) {
+    struct sp_text text = {"many", 4};
+    for (uint32_t line = 1; line <= count; line++)
+        sp_callsite_intern(text, text, text, line, 0);
+}
+
+/* Write down which lines were run, for a process that ends by _exit. */
+void spt_note_coverage(void) {
+#ifdef SPT_COVERAGE
+    extern void __gcov_dump(void);
+    __gcov_dump();
+#endif
 }
 
 size_t spt_series_count(void) {
@@ -264,6 +281,13 @@ void spt_block_make_many(struct sp_thread *thread, uint64_t address, uint64_t st
         spt_block_make(thread, address + n * step, size);
 }
 
+/* It was made, but is not given to anybody: as if it had not been. */
+void spt_block_undo(struct sp_thread *thread, uint64_t address, uint64_t size) {
+    struct sp_thread *mine = become(thread);
+    sp_charge_undo(thread, (void *)address, size);
+    become(mine);
+}
+
 void spt_block_free(struct sp_thread *thread, uint64_t address) {
     struct sp_thread *mine = become(thread);
     sp_charge_free((void *)address);
@@ -281,6 +305,20 @@ void spt_block_move(struct sp_thread *thread, uint64_t old, uint64_t made,
     struct sp_moving moving;
     sp_charge_move(&moving, (void *)old);
     sp_charge_moved(&moving, (void *)old, (void *)made, size);
+    become(mine);
+}
+
+/* The call fails, and `other` makes a block in the meantime. */
+void spt_block_move_fails(struct sp_thread *thread, uint64_t old, uint64_t size,
+                          struct sp_thread *other, uint64_t others) {
+    struct sp_thread *mine = become(thread);
+    struct sp_moving moving;
+    sp_charge_move(&moving, (void *)old);
+    struct sp_thread *moves = become(other);
+    struct sp_making making = sp_charge_make();
+    sp_charge_made(&making, (void *)others, 1);
+    become(moves);
+    sp_charge_moved(&moving, (void *)old, NULL, size);
     become(mine);
 }
 
@@ -386,6 +424,18 @@ void spt_spans_make(struct sp_thread *thread, sp_key key, uint64_t count) {
         sp_span_begin(thread, &span, key);
         sp_span_exit(thread, &span);
     }
+}
+/* As one callsite opens them, which keeps its cell. */
+struct sp_site *spt_site_new(uint32_t callsite) {
+    struct sp_site *site = calloc(1, sizeof *site);
+    site->callsite = callsite;
+    return site;
+}
+void spt_site_free(struct sp_site *site) {
+    free(site);
+}
+void spt_span_set_owner(struct sp_span *span, const void *owner) {
+    span->owner = owner;
 }
 void spt_span_free(struct sp_span *span) {
     free(span);
@@ -606,6 +656,9 @@ struct spt_host {
     bool let_go;
     uint64_t begun, reports, lasts, after_last, ended, concurrent, inside;
     uint64_t unblocked_signals, without_profile, deed_result;
+    uint64_t spans, busy;                  /* that are over; what they used */
+    uint64_t created, destroyed, disorder; /* spans told of one by one */
+    uint64_t told_busy;
     struct sp_profile *sum;
 };
 
@@ -674,9 +727,9 @@ static void on_report(void *context, struct sp_profile *profile, bool last) {
         host->without_profile++;
     } else {
         struct sp_profile *sum = sp_profile_merge(host->sum, profile, 1);
-        sp_profile_free(host->sum);
+        sp_profile_free(sum != NULL ? host->sum : NULL); /* there is memory or not */
         sp_profile_free(profile);
-        host->sum = sum;
+        if (sum != NULL) host->sum = sum;
     }
     pthread_mutex_unlock(&host->mutex);
     uint64_t result = do_deed(host);
@@ -693,14 +746,58 @@ static void on_end(void *context) {
     pthread_mutex_unlock(&host->mutex);
 }
 
+static void on_spans(void *context, struct sp_feed_batch *batch) {
+    struct spt_host *host = context;
+    pthread_mutex_lock(&host->mutex);
+    for (size_t n = 0; n < batch->count; n++) host->busy += batch->records[n].wall_busy;
+    host->spans += batch->count;
+    pthread_mutex_unlock(&host->mutex);
+    sp_feed_batch_free(batch);
+}
+
+static void on_updates(void *context, const struct sp_span_updates *updates) {
+    struct spt_host *host = context;
+    pthread_mutex_lock(&host->mutex);
+    for (uint32_t n = 0; n < updates->count; n++) {
+        const struct sp_span_update *update = &updates->items[n];
+        if (update->what & SP_TOLD_CREATED) host->created++;
+        if (update->what & SP_TOLD_VALUES) host->told_busy += update->wall_busy;
+        if (update->what & SP_TOLD_DESTROYED) host->destroyed++;
+        if (host->destroyed > host->created) host->disorder++;
+    }
+    pthread_mutex_unlock(&host->mutex);
+}
+
+static struct sp_host host_of(struct spt_host *host, uint64_t interval,
+                              bool want_profile) {
+    return (struct sp_host){.context = host,
+                            .begin = on_begin,
+                            .report = on_report,
+                            .end = on_end,
+                            .want_profile = want_profile,
+                            .interval = interval};
+}
+
 int spt_host_start(struct spt_host *host, uint64_t interval, bool want_profile) {
-    struct sp_host wanted = {.context = host,
-                             .begin = on_begin,
-                             .report = on_report,
-                             .end = on_end,
-                             .want_profile = want_profile,
-                             .interval = interval};
+    struct sp_host wanted = host_of(host, interval, want_profile);
     return (int)sp_start(&config, &wanted);
+}
+
+/* With a feed of spans, if spt_feed_limit gave it room. */
+int spt_host_start_fed(struct spt_host *host, uint64_t interval, bool want_spans,
+                       bool want_updates) {
+    struct sp_session_config wanted = config;
+    struct sp_host listens = host_of(host, interval, true);
+    wanted.max_pending_spans = max_pending;
+    if (want_spans) listens.spans = on_spans;
+    if (want_updates) listens.updates = on_updates;
+    return (int)sp_start(&wanted, &listens);
+}
+
+/* In a child: the parent's session goes on. */
+int spt_host_go_on(struct spt_host *host) {
+    struct sp_host wanted = host_of(host, 0, true);
+    return (int)sp_go_on_in_child(&config, &wanted);
 }
 
 void spt_host_release(struct spt_host *host) {
@@ -722,6 +819,12 @@ uint64_t spt_host_seen(struct spt_host *host, const char *what) {
         {"unblocked_signals", host->unblocked_signals},
         {"without_profile", host->without_profile},
         {"deed_result", host->deed_result},
+        {"spans", host->spans},
+        {"busy", host->busy},
+        {"created", host->created},
+        {"destroyed", host->destroyed},
+        {"disorder", host->disorder},
+        {"told_busy", host->told_busy},
     };
     pthread_mutex_unlock(&host->mutex);
     return LOOK_UP(entries, what);

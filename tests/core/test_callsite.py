@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .binding import OTHER, Core, bytes_of
+from .test_fork import in_child
 
 
 def test_equal_callsites_are_one(real_core: Core) -> None:
@@ -56,6 +57,29 @@ def test_many_callsites_are_all_found_again(real_core: Core) -> None:
     assert real_core.lib.sp_callsite_count() == before + 5000
     for name, number in zip(names, numbers, strict=True):
         assert real_core.callsite_name(number) == name.decode()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_hazard_13_callsites_beyond_the_limit_are_other_and_counted(
+    real_core: Core,
+) -> None:
+    """In a child, as callsites stay until the process ends."""
+    most = 200_000
+    known = real_core.intern(b"known")
+
+    def child() -> None:
+        real_core.lib.spt_callsites_make(most)
+        folded = real_core.stat("callsites_folded")
+        assert folded > 0
+        assert real_core.intern(b"new in a full table") == 0
+        assert real_core.intern(b"many", b"many", b"many", most + 1) == 0
+        assert real_core.stat("callsites_folded") == folded + 2
+        assert real_core.intern(b"known") == known
+        assert real_core.intern(b"many", b"many", b"many", 1) != 0
+        assert real_core.lib.sp_callsite_count() < most
+
+    in_child(child)
+    assert real_core.intern(b"new in a full table") != 0
 
 
 def test_callsite_zero_is_other(real_core: Core) -> None:

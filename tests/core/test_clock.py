@@ -64,10 +64,10 @@ def retried(test: Callable[..., None]) -> Callable[..., None]:
     return tried
 
 
-def in_child(**environment: str) -> list[int]:
+def in_child(script: str = CHILD, **environment: str) -> list[int]:
     done = subprocess.run(
         [
-            *(sys.executable, "-P", "-c", textwrap.dedent(CHILD)),
+            *(sys.executable, "-P", "-c", textwrap.dedent(script)),
             *(str(library.ROOT / "tests"), str(library.find())),
         ],
         env={**os.environ, **environment},
@@ -141,6 +141,27 @@ def test_rule_5_4_bursts_between_sleeps_are_told_apart(real_core: Core) -> None:
     assert 0.999 * burnt <= cpu < burnt * 1.02 + 50 * 5_000
 
 
+def test_rule_5_3_what_a_running_span_shows_is_never_taken_back(
+    real_core: Core,
+) -> None:
+    real_core.start()
+    span = real_core.span()
+    state = real_core.lib.spt_thread_mine()
+    real_core.lib.sp_span_begin(state, span.pointer, real_core.key("running"))
+    shown = [(0, 0)]
+    for _ in range(20):
+        real_core.lib.spt_burn(1_000_000)
+        node = real_core.snapshot().by_name()["running"]
+        shown.append((node["wall_busy"], node["cpu_user"] + node["cpu_system"]))
+    real_core.lib.sp_span_exit(state, span.pointer)
+    node = real_core.snapshot().by_name()["running"]
+    shown.append((node["wall_busy"], node["cpu_user"] + node["cpu_system"]))
+    for values in zip(*shown, strict=True):
+        assert list(values) == sorted(values)
+    assert shown[-2][0] >= 19_000_000, "20 bursts, and the snapshot saw them"
+    assert 0 < shown[-2][1] <= shown[-1][1]
+
+
 @retried
 def test_ticks_and_rseq_in_a_process_of_its_own() -> None:
     _, _, backwards, wall_error, _, burnt, cpu, _ = in_child(SPANPROF_CLOCK="")
@@ -160,6 +181,23 @@ def test_gettime_can_be_forced() -> None:
     assert (wall_error, cpu_error) == (0, 0)
     assert burnt <= cpu < 1.05 * burnt
     assert cpu <= busy + 1_000
+
+
+WALL_ALONE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from core import binding
+core = binding.load(Path(sys.argv[2]))
+core.lib.sp_clock_setup()
+readings = core.ffi.new("struct spt_readings *")
+core.lib.spt_clock_trial(20_000, False, readings)
+print(readings.backwards, readings.wall_error, readings.cpu_measured)
+"""
+
+
+def test_gettime_of_wall_time_alone() -> None:
+    assert in_child(WALL_ALONE, SPANPROF_CLOCK="gettime") == [0, 0, 0]
 
 
 @retried

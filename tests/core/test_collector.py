@@ -291,3 +291,117 @@ def test_many_sessions_one_after_another(
         assert done
         assert final.by_name()["a"]["wall_busy"] == n + 1
         assert host.sum().nodes() == final.nodes()
+
+
+def start_fed(
+    host: Host,
+    limit: int = 1000,
+    spans: bool = True,
+    updates: bool = True,
+    interval: int = 0,
+) -> None:
+    host.core.feed_limit(limit)
+    start = host.core.lib.spt_host_start_fed
+    assert start(host.pointer, interval, spans, updates) == STARTED
+
+
+@pytest.fixture
+def fed(core: Core) -> Iterator[Core]:
+    """Hosts may listen to single spans in it."""
+    yield core
+    core.feed_limit(0)
+
+
+@pytest.mark.parametrize("spans", [True, False])
+def test_rule_6_1_single_spans_are_told_created_then_values_then_destroyed(
+    fed: Core, new_host: Callable[[int], Host], spans: bool
+) -> None:
+    host = new_host(NOTHING)
+    start_fed(host, spans=spans)
+    thread = fed.thread()
+    with thread.span("a"):
+        fed.run(thread, 10)
+        assert fed.lib.sp_flush(-1)
+        assert (host.seen("created"), host.seen("destroyed")) == (1, 0)
+        assert host.seen("told_busy") == 10, "5.3: a long one at every report"
+        fed.run(thread, 5)
+    assert fed.lib.sp_flush(-1)
+    assert (host.seen("created"), host.seen("destroyed")) == (1, 1)
+    assert host.seen("told_busy") == 15
+    assert (host.seen("spans"), host.seen("busy")) == ((1, 15) if spans else (0, 0))
+    thread.begin("open at the end")
+    fed.run(thread, 1)
+    assert stop(fed, -1)[0]
+    assert (host.seen("created"), host.seen("destroyed")) == (2, 2)
+    assert host.seen("told_busy") == 16
+    assert host.seen("disorder") == 0
+
+
+def test_rule_5_8_spans_are_taken_before_there_is_no_room_for_more(
+    fed: Core, new_host: Callable[[int], Host]
+) -> None:
+    """Nobody flushes, and no report is due."""
+    host = new_host(NOTHING)
+    start_fed(host, limit=64, updates=False)
+    thread, dropped = fed.thread(), fed.stat("spans_dropped")
+    for begun in range(20, 400, 20):
+        for _ in range(20):
+            thread.exit(thread.begin("a"))
+        host.wait("spans", begun - 33)  # half of the ring may wait
+    assert stop(fed, -1)[0]
+    assert host.seen("spans") == 380
+    assert host.seen("reports") == 1
+    assert fed.stat("spans_dropped") == dropped
+
+
+def test_rule_5_8_a_ring_is_looked_at_if_its_word_did_not_get_through(
+    fed: Core, new_host: Callable[[int], Host]
+) -> None:
+    """A thread that finds the lock taken goes on."""
+    host = new_host(NOTHING)
+    start_fed(host, limit=64, updates=False)
+    thread = fed.thread()
+    fed.lib.sp_collector_lock()
+    try:
+        for _ in range(40):
+            thread.exit(thread.begin("a"))
+        assert host.seen("spans") == 0
+    finally:
+        fed.lib.sp_collector_unlock()
+    host.wait("spans", 40)
+
+
+@pytest.mark.parametrize("interval", [5, 50])
+def test_rule_5_3_single_spans_are_told_at_every_interval(
+    fed: Core, new_host: Callable[[int], Host], interval: int
+) -> None:
+    host = new_host(NOTHING)
+    start_fed(host, interval=interval * MILLISECOND)
+    thread = fed.thread()
+    span = thread.begin("a")
+    for expected in (10, 20, 30):
+        fed.run(thread, 10)
+        host.wait("told_busy", expected)
+    assert (host.seen("created"), host.seen("destroyed")) == (1, 0)
+    thread.exit(span)
+    host.wait("spans", 1)
+    assert (host.seen("told_busy"), host.seen("busy")) == (30, 30)
+
+
+def test_rule_6_2_a_stop_while_a_host_hangs_delivers_what_was_told_before(
+    fed: Core, new_host: Callable[[int], Host]
+) -> None:
+    host = new_host(HANG)
+    start_fed(host)
+    thread = fed.thread()
+    with thread.span("a"):
+        fed.run(thread, 10)
+    assert not fed.lib.sp_flush(0)
+    host.wait("reports", 1)
+    with thread.span("b"):
+        fed.run(thread, 5)
+    assert not stop(fed, 0)[0]
+    host.let_go()
+    host.wait("ended", 1)
+    assert (host.seen("spans"), host.seen("busy")) == (2, 15)
+    assert host.seen("created") == host.seen("destroyed") == 2

@@ -237,6 +237,27 @@ def test_a_batch_has_a_limit(core: Core) -> None:
         core.feed_limit(0)
 
 
+def test_what_ended_threads_leave_waits_and_their_successors_go_on(core: Core) -> None:
+    """The pages of a large ring are given back when all of it was taken."""
+    core.feed_limit(10_000)
+    try:
+        core.start()
+        for name in ("a", "b", "c"):
+            thread = core.thread()
+            key = core.key(name)
+            core.lib.spt_spans_make(thread.ready(), key, 5000)
+            thread.end()
+            assert [it.frame[0] for it in core.take_spans()] == [name] * 5000
+            assert core.take_spans() == []
+            thread = core.thread()
+            core.lib.spt_spans_make(thread.ready(), key, 10_000)
+            told = core.take_spans()
+            assert [it.frame[0] for it in told] == [name] * 10_000
+            assert [it.id for it in told] == sorted({it.id for it in told})
+    finally:
+        core.feed_limit(0)
+
+
 def test_rule_5_4_a_long_span_has_its_system_time(feed: Core) -> None:
     """It is asked for when the span ends, not left to the next span of its node."""
     feed.start()
@@ -252,6 +273,8 @@ def test_estimates_of_a_sampled_session_are_whole_numbers(feed: Core) -> None:
     thread = feed.thread()
     with thread.span("a"):
         thread.make(0x7F00_0000_0000, 5000)
+        (there,) = feed.open_spans()
+        assert (there.alloc_objects, there.alloc_space) == (1, 5000)
     (told,) = feed.take_spans()
     assert (told.alloc_objects, told.alloc_space) == (1, 5000)
     feed.stop()

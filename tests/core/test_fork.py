@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from .binding import NONE, Core, Span
+from .binding import (
+    NONE,
+    START_RUNNING,
+    STARTED,
+    Core,
+    Profile,
+    Span,
+    end_child,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -24,7 +32,7 @@ def in_child(body: Callable[[], None]) -> None:
         except BaseException as error:
             os.write(writer, repr(error).encode()[:4000])
         finally:
-            os._exit(status)
+            end_child(status)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode()
@@ -137,6 +145,34 @@ def test_rule_6_6_the_child_has_no_reporter_thread_and_waits_for_none(
     assert core.lib.sp_flush(-1)
     core.stop()
     assert core.lib.spt_host_seen(host, b"ended") == 1
+
+
+def test_rule_6_6_the_session_goes_on_with_a_reporter_of_the_childs(core: Core) -> None:
+    lib = core.lib
+    parents, childs = lib.spt_host_new(0, 0), lib.spt_host_new(0, 0)
+    assert lib.spt_host_go_on(childs) == START_RUNNING, "none runs"
+    assert lib.spt_host_start(parents, 0, True) == STARTED
+    mine = Mine(core)
+    span = mine.begin("a")
+    core.advance(100)
+
+    def child() -> None:
+        assert lib.spt_host_go_on(childs) == STARTED
+        assert lib.spt_host_go_on(parents) == START_RUNNING
+        core.advance(10)
+        mine.exit(span)
+        assert lib.sp_flush(-1)
+        told = Profile(core, lib.spt_host_sum(childs)).by_name()
+        assert told["a"]["wall_busy"] == 10
+        core.stop()
+        assert lib.spt_host_seen(childs, b"ended") == 1
+        assert lib.spt_host_seen(parents, b"reports") == 0
+
+    in_child(child)
+    mine.exit(span)
+    core.stop()
+    told = Profile(core, lib.spt_host_sum(parents)).by_name()
+    assert told["a"]["wall_busy"] == 100
 
 
 def test_rule_6_6_a_fork_while_others_are_inside_never_deadlocks(core: Core) -> None:

@@ -539,6 +539,32 @@ def test_sampling_leaves_nothing_when_all_is_freed(
     core.use_injected_clock()
 
 
+@pytest.mark.parametrize("allocate_only", [True, False])
+@pytest.mark.parametrize("kind", [Kind(), Kind(by_span=True), Kind(sample_bytes=1)])
+def test_rule_5_7_a_block_that_nobody_got_is_nobodys(
+    core: Core, kind: Kind, allocate_only: bool
+) -> None:
+    core.start_memory(
+        heap=not allocate_only, by_span=kind.by_span, sample_bytes=kind.sample_bytes
+    )
+    thread = core.thread()
+    with thread.span("a") as span:
+        thread.make(BASE, 100)
+        before = core.snapshot().by_name()["a"], core.owners()
+        thread.make(BASE + 128, 50)
+        core.lib.spt_block_undo(thread.pointer, BASE + 128, 50)
+        after = core.snapshot().by_name()["a"], core.owners()
+        if kind.by_span and not allocate_only:
+            assert after[1] == {span.id: (1, 100, False)}
+    peaks = [node.pop("inuse_peak_space") for node, _ in (before, after)]
+    assert peaks[0] <= peaks[1], "it was there for a moment"
+    assert after == before
+    assert core.snapshot().by_name()["a"]["alloc_objects"] >= 1
+    core.free(BASE + 128)
+    core.free(BASE)
+    assert core.snapshot().totals()["inuse_space"] == 0
+
+
 def sampled(core: Core, thread: Thread, at: int) -> list[int]:
     """Which of a thousand blocks are samples: their numbers."""
     numbers = []
@@ -644,20 +670,38 @@ def test_faults_no_account_for_a_free(core: Core) -> None:
 def test_faults_a_failed_realloc_whose_block_does_not_fit_again(core: Core) -> None:
     """Freed in the books, as nobody will see it freed."""
     core.start_memory()
-    thread = core.thread()
-    with thread.span("a"):
-        for n in range(64):  # as many as the table has room for
-            thread.make(BASE + 8 + 16 * n, 3)
+    thread, other = core.thread(), core.thread()
+    with thread.span("a"), other.span("b"):
         lost = core.stat("heap_untracked")
-        core.lib.sp_shadow_refuse(True)
-        thread.move(BASE + 8, 0, 50)
+        made = 0
         core.lib.sp_shadow_refuse(False)
-        lost = core.stat("heap_untracked") - lost
-        assert in_use(core.snapshot()) == (64 - lost, 3 * (64 - lost))
-        for n in range(64):
+        while core.stat("heap_untracked") == lost:  # as many as there is room for
+            core.lib.sp_shadow_refuse(made >= 64)
+            thread.make(BASE + 8 + 16 * made, 3)
+            made += 1
+        # Another one takes the room of the block that moves.
+        others = BASE + 8 + 16 * made
+        move = core.lib.spt_block_move_fails
+        move(thread.pointer, BASE + 8, 50, other.pointer, others)
+        core.lib.sp_shadow_refuse(False)
+        assert core.stat("heap_untracked") == lost + 2
+        assert in_use(core.snapshot()) == (made - 1, 3 * (made - 2) + 1)
+        for n in range(made + 1):
             core.free(BASE + 8 + 16 * n, thread)
         assert in_use(core.snapshot()) == (0, 0)
         assert core.live() == {}
+
+
+def test_the_size_of_the_map_is_told(core: Core) -> None:
+    core.start_memory()
+    thread = core.thread()
+    with thread.span("a"):
+        thread.make(BASE, 1)
+        before = core.lib.sp_shadow_mapped()
+        thread.make(BASE + 5000 * LEAF, 1)
+        assert core.lib.sp_shadow_mapped() > before
+        core.free(BASE)
+        core.free(BASE + 5000 * LEAF)
 
 
 # --- fork ------------------------------------------------------------------------

@@ -128,6 +128,25 @@ def test_rule_7_1_of_one_label_the_innermost_value_counts(core: Core) -> None:
     assert labels == {"k": "inner", "only": "1"}
 
 
+def test_rule_7_1_a_profile_of_single_spans_has_their_ids(core: Core) -> None:
+    profile = core.profile({("a",): {"calls": 1}, ("a", "b?k=v"): {"calls": 2}})
+    assert core.lib.sp_profile_add_span_ids(profile.pointer)
+    profile.pointer.span_ids[0:2] = [7, (1 << 63) - 1]
+    message = parse(profile.encode("calls"))
+    strings = message.string_table
+    ids = {
+        sample.value[0]: [
+            label.num for label in sample.label if strings[label.key] == "span_id"
+        ]
+        for sample in message.sample
+    }
+    assert ids == {1: [7], 2: [(1 << 63) - 1]}
+    labels = [{strings[it.key] for it in sample.label} for sample in message.sample]
+    assert labels == [{"span_id"}, {"span_id", "k"}]
+    copy = Profile(core, core.lib.sp_profile_copy(profile.pointer))
+    assert copy.pointer.span_ids == core.ffi.NULL
+
+
 def test_an_empty_profile_is_a_whole_file(core: Core) -> None:
     for kind in KINDS:
         message = parse(core.profile({}).encode(kind))

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .binding import METRICS, Core, Profile, Values
+from .binding import KINDS, METRICS, Core, Profile, Values
 
 Nodes = dict[tuple[str, ...], Values]
 
@@ -81,6 +81,12 @@ def test_series_are_sums_of_metrics(core: Core, nodes: Nodes) -> None:
         name = core.ffi.string(series.name).decode()
         expected = sum(totals[metric] for metric in parts.get(name, (name,)))
         assert core.lib.sp_profile_total(profile.pointer, series) == expected
+
+
+def test_kinds_are_found_by_name(core: Core) -> None:
+    found = [core.lib.sp_kind_find(kind.encode()) for kind in KINDS]
+    assert found == list(range(len(KINDS)))
+    assert core.lib.sp_kind_find(b"") == core.lib.sp_kind_find(b"walls") == -1
 
 
 def test_a_split_takes_the_heaviest_first(core: Core) -> None:

@@ -292,6 +292,16 @@ def test_rule_5_6_a_folded_span_is_over(core: Core) -> None:
         assert [u.heap for u in updates if u.id == large.id][-1] == (1, 20)
 
 
+def test_rule_5_6_estimates_of_a_sampled_session_are_whole_numbers(core: Core) -> None:
+    with told(core, with_heap=True) as roster:
+        core.start_heap(by_span=True, sample_bytes=1)
+        thread = core.thread()
+        with thread.span("a") as span:
+            thread.make(BASE, 5000)
+            updates = roster.round("heap")
+        assert [u.heap for u in updates if u.id == span.id][-1] == (1, 5000)
+
+
 def test_rule_6_2_at_the_end_all_are_over_with_what_they_have_in_use(
     core: Core,
 ) -> None:

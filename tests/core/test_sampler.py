@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from .binding import Core, Thread
+from .binding import Core, Thread, end_child
 
 ROOTS = 20_000
 
@@ -66,6 +66,22 @@ def test_rule_3_7_a_seed_repeats_the_decisions(core: Core) -> None:
     assert one_session(None) != one_session(None)
 
 
+def test_rule_3_7_a_root_that_is_skipped_is_one_of_the_ratio(core: Core) -> None:
+    """Most are left out without asking for a decision."""
+    core.sample(0.1, seed=3)
+    core.start()
+    thread = core.thread()
+    skipped = taken = 0
+    for _ in range(ROOTS):
+        if core.lib.spt_span_skips(thread.ready()):
+            skipped += 1
+            continue
+        with thread.span("root") as span:
+            taken += not span.is_sampled_out
+    assert abs(taken - ROOTS * 0.1) <= bounds(0.1)
+    assert skipped > ROOTS / 2
+
+
 def test_rule_6_6_children_have_streams_of_their_own(core: Core) -> None:
     core.sample(0.5, seed=1)
     core.start()
@@ -82,7 +98,7 @@ def test_rule_6_6_children_have_streams_of_their_own(core: Core) -> None:
             # Another thread than the one that forks is anew in the child.
             taken = decisions(core, core.thread(), 200)
             os.write(writing, bytes(taken))
-            os._exit(0)
+            end_child(0)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()

@@ -1,8 +1,10 @@
 """The life of a span, as the core sees it."""
 
+from typing import Any
+
 import pytest
 
-from .binding import ENTERED, NONE, OPEN, START_RUNNING, STARTED, Core
+from .binding import ENTERED, NONE, OPEN, START_RUNNING, STARTED, Core, Span
 
 
 def test_rule_3_1_with_creates_enters_exits_and_destroys(core: Core) -> None:
@@ -439,3 +441,78 @@ def test_rule_3_6_a_stack_of_an_earlier_session_is_never_walked(core: Core) -> N
     assert core.lib.sp_span_exit(first.pointer, a.pointer)
     assert core.lib.sp_span_exit(first.pointer, c.pointer)
     assert (a.state, c.state) == (NONE, NONE)
+
+
+def test_rule_4_1_a_callsite_that_keeps_its_cell_finds_the_right_node(
+    core: Core,
+) -> None:
+    core.start()
+    thread = core.thread()
+    site = core.lib.spt_site_new(core.intern(b"a"))
+
+    def begin() -> Span:
+        span = core.span()
+        core.lib.sp_span_begin_at(thread.ready(), span.pointer, site)
+        core.run(thread, 1)
+        return span
+
+    for _ in range(3):
+        thread.exit(begin())
+    outer = begin()
+    for _ in range(2):
+        thread.exit(begin())
+    thread.exit(outer)
+    with thread.span("b"):
+        thread.exit(begin())
+    thread.exit(begin())
+    core.lib.spt_site_free(site)
+    calls = {path: node["calls"] for path, node in core.snapshot().by_name().items()}
+    assert calls == {"a": 5, "a/a": 2, "b": 1, "b/a": 1}
+    assert core.snapshot().totals()["wall_busy"] == 8
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_rule_5_2_a_callsites_kept_cell_with_the_real_clock(
+    real_core: Core, limit: int
+) -> None:
+    """Where a boundary is quick, the callsite makes no call."""
+    core, lib = real_core, real_core.lib
+    core.feed_limit(limit)
+    core.start()
+    core.feed_limit(0)
+    thread = lib.spt_thread_mine()
+    site = lib.spt_site_new(core.intern(b"kept"))
+    outer, inner = core.span(), core.span()
+    lib.sp_span_begin(thread, outer.pointer, core.key("outer"))
+    for _ in range(10):
+        lib.sp_span_begin_at(thread, inner.pointer, site)
+        assert inner.state == ENTERED
+        assert lib.sp_span_exit(thread, inner.pointer)
+    assert lib.sp_span_exit(thread, outer.pointer)
+    lib.spt_site_free(site)
+    nodes = core.snapshot().by_name()
+    assert nodes["outer/kept"]["calls"] == 10
+    assert nodes["outer"]["calls"] == 1
+    if limit != 0:
+        told = core.take_spans()
+        assert [record.frame[0] for record in told] == ["kept"] * 10 + ["outer"]
+        assert {record.parent for record in told[:10]} == {told[10].id}
+        assert sum(it.wall_busy for it in told) == core.snapshot().totals()["wall_busy"]
+
+
+def test_the_innermost_span_of_an_owner_is_found(core: Core) -> None:
+    core.start()
+    thread = core.thread()
+    owners = [core.ffi.new("char *") for _ in range(2)]
+    spans = [thread.begin("a") for _ in range(3)]
+    for span, owner in zip(spans, (owners[0], owners[0], owners[1]), strict=True):
+        core.lib.spt_span_set_owner(span.pointer, owner)
+
+    def found(owner: Any) -> Any:
+        return core.lib.sp_span_find(thread.pointer, owner)
+
+    assert found(owners[0]) == spans[1].pointer
+    assert found(owners[1]) == spans[2].pointer
+    assert found(core.ffi.new("char *")) == core.ffi.NULL
+    core.stop()
+    assert found(owners[0]) == core.ffi.NULL, "its stack is not of a session"

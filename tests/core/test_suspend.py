@@ -1,6 +1,8 @@
 """Spans that leave their thread's stack for a while, and come back."""
 
 import random
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -370,6 +372,36 @@ def test_rule_4_2_a_group_that_was_entered_in_several_contexts(fed: Core) -> Non
     assert "outer/c" in fed.snapshot().by_name()
 
 
+@pytest.mark.parametrize("keeps_context", [True, False])
+def test_rule_4_2_a_whole_stack_leaves_with_its_context_or_without(
+    fed: Core, keeps_context: bool
+) -> None:
+    """As greenlets switch: each has a context of its own, or they share one."""
+    thread = fed.thread()
+    context = fed.context(thread)
+    if keeps_context:
+        thread.use_context(context)
+    spans = [thread.begin("a"), thread.begin("b")]
+    fed.run(thread, 1)
+    suspend_all = fed.lib.sp_span_suspend_all
+    assert suspend_all(thread.ready(), fed.place(KEY), keeps_context)
+    thread.use_context(None)
+    with thread.span("other"):
+        fed.run(thread, 10)
+    if keeps_context:
+        thread.use_context(context)
+    assert thread.resume(KEY)
+    with thread.span("c"):
+        fed.run(thread, 100)
+    for span in reversed(spans):
+        thread.exit(span)
+    with thread.span("after"):
+        fed.run(thread, 1000)
+    busy = {path: node["wall_busy"] for path, node in fed.snapshot().by_name().items()}
+    assert busy == {"a": 0, "a/b": 1, "a/b/c": 100, "other": 10, "after": 1000}
+    assert values(fed, "a") == (0, 10)
+
+
 def test_rule_5_2_shared_cells_below_a_span_that_leaves_from_the_middle(
     feed: Core,
 ) -> None:
@@ -596,6 +628,34 @@ def test_the_table_gives_memory_back_and_grows_again(core: Core, table: Table) -
         for key in reversed(keys):
             table.take(key)
         table.check()
+
+
+def test_a_thread_waits_for_what_another_does_to_the_table(
+    core: Core, table: Table
+) -> None:
+    table.put(KEY)
+    answers: list[bool] = []
+    tries = threading.Event()
+
+    def ask() -> None:
+        tries.set()
+        answers.append(core.lib.sp_suspended_has(core.place(KEY)))
+
+    asker = threading.Thread(target=ask)
+    core.lib.sp_suspended_lock()
+    try:
+        asker.start()
+        assert tries.wait(10)
+        # It has no sleep in it: it is waiting once it has used so much time.
+        clock = time.pthread_getcpuclockid(asker.ident or 0)
+        start = time.clock_gettime(clock)
+        while time.clock_gettime(clock) < start + 0.002:
+            assert asker.is_alive()
+        assert answers == []
+    finally:
+        core.lib.sp_suspended_unlock()
+    asker.join(10)
+    assert answers == [True]
 
 
 def test_a_span_that_another_thread_abandons_is_left_out(
