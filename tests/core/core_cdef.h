@@ -115,7 +115,6 @@ void sp_thread_end_detached(struct sp_thread *thread);
 
 /* --- suspend.h, suspended.h -------------------------------------------------- */
 bool sp_span_suspend(struct sp_thread *thread, struct sp_span *bottom, const void *key);
-bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
 bool sp_span_resume(struct sp_thread *thread, struct sp_span *top);
 bool sp_span_suspend_all(struct sp_thread *thread, const void *key, bool keeps_context);
 
