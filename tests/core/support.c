@@ -435,7 +435,7 @@ void spt_site_free(struct sp_site *site) {
     free(site);
 }
 void spt_span_set_owner(struct sp_span *span, const void *owner) {
-    span->owner = owner;
+    span->owner = (void *)(uintptr_t)owner;
 }
 void spt_span_free(struct sp_span *span) {
     free(span);
