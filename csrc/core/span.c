@@ -143,7 +143,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     span->cell = cell;
     sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
-    bool irregular = thread->feed.on && cell->parent != span->outer->path;
+    bool irregular = thread->feed.on && sp_cell_is_irregular(thread, cell, span->outer);
     bool changes = false;
     if (SP_UNLIKELY(irregular)) {
         span->slow_exit = true; /* see pop */

@@ -186,6 +186,31 @@ def test_rule_5_2_the_same_path_on_top_of_itself(feed: Core) -> None:
         feed.stop()
 
 
+def test_rule_5_2_the_same_root_above_one_that_is_sampled_out(feed: Core) -> None:
+    """The sampled-out one has no path: above it may begin any, as in any context."""
+    answers = [True, False, True]
+    feed.sample_by(lambda: answers.pop(0))
+    feed.start()
+    thread = feed.thread()
+    context = feed.context(thread)
+    lower = thread.begin("a")
+    run(feed, thread, 1, 1)
+    thread.use_context(context)
+    feed.lib.spt_context_clear(context.pointer)
+    assert thread.begin("left out").is_sampled_out
+    run(feed, thread, 10, 2)
+    feed.lib.spt_context_clear(context.pointer)
+    upper = thread.begin("a")
+    run(feed, thread, 100, 4)
+    for span in (upper, lower):
+        thread.exit(span)
+    told = {record.id: record for record in feed.take_spans()}
+    assert [
+        (told[s.id].wall_busy, told[s.id].cpu, told[s.id].alloc_objects)
+        for s in (lower, upper)
+    ] == [(1, 1, 1), (100, 100, 4)]
+
+
 def test_rule_3_8_out_of_order_is_told_at_once(feed: Core) -> None:
     feed.start()
     thread = feed.thread()

@@ -402,6 +402,34 @@ def test_rule_4_2_a_whole_stack_leaves_with_its_context_or_without(
     assert values(fed, "a") == (0, 10)
 
 
+def test_rule_5_2_the_same_root_resumed_above_one_that_is_sampled_out(
+    feed: Core,
+) -> None:
+    answers = [True, True, False]
+    feed.stop()
+    feed.sample_by(lambda: answers.pop(0))
+    feed.start()
+    thread = feed.thread()
+    context = feed.context(thread)
+    thread.use_context(context)
+    upper = thread.begin("a")
+    assert thread.suspend(upper, KEY)
+    lower = thread.begin("a")
+    feed.run(thread, 1)
+    feed.lib.spt_context_clear(context.pointer)
+    assert thread.begin("left out").is_sampled_out
+    assert thread.resume(KEY)
+    feed.run(thread, 100)
+    assert {s.id: s.wall_busy for s in feed.open_spans()} == {
+        lower.id: 1,
+        upper.id: 100,
+    }
+    for span in (upper, lower):
+        thread.exit(span)
+    told = {record.id: record.wall_busy for record in feed.take_spans()}
+    assert told == {lower.id: 1, upper.id: 100}
+
+
 def test_rule_5_2_shared_cells_below_a_span_that_leaves_from_the_middle(
     feed: Core,
 ) -> None:

@@ -441,12 +441,12 @@ class Tell(spanprof.Reporter):
     def span_destroyed(self, id):
         print("destroyed")
     def span_heap(self, id, heap):
-        print("heap", heap.in_use_bytes >= 1000)
+        print("heap", heap.in_use_bytes >= 1_000_000)
 
 spanprof.start(track_all=True, reporters=[Tell()])
 opened = spanprof.span("opened").open()
 with opened:
-    kept = bytearray(1000)
+    kept = bytearray(1_000_000)
 spanprof.span("running").__enter__()
 """
     done = run_python(program, cwd=tmp_path)
