@@ -42,15 +42,6 @@ static inline void sp_boundary_charge(struct sp_thread *thread, struct sp_cell *
 
 void sp_boundary(struct sp_thread *thread, struct sp_cell *next);
 
-/* Whether a span of that cell, entered where `outer` runs, may share the cell with one
- * further below, because its parent is another than the one that runs. What is sampled
- * out is no parent, though its cell looks like that of no span at all. */
-static inline bool sp_cell_is_irregular(const struct sp_thread *thread,
-                                        const struct sp_cell *cell,
-                                        const struct sp_cell *outer) {
-    return cell->parent != outer->path || outer == &thread->sampled_out;
-}
-
 /* The same if nothing slow is due; else false, and nothing is done. Calls
  * nothing, so that those who call it have no registers to save. */
 static inline bool sp_boundary_if_quick(struct sp_thread *thread,

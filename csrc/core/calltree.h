@@ -27,6 +27,8 @@ enum sp_value {
 };
 
 #define SP_PATH_ROOT 0u
+/* Of spans that are sampled out, and of the cell that they run in: no path's number. */
+#define SP_PATH_SAMPLED_OUT UINT32_MAX
 
 /* A node's name: callsite in the low half, label set in the high half. */
 typedef uint64_t sp_key;

@@ -95,7 +95,7 @@ static struct sp_cell *cell_under(struct sp_thread *thread, sp_key key,
     struct sp_cell *cell = sp_cell_running(thread);
     /* One that is sampled out since the span was decided on: as if there were none. */
     uint32_t above = parent->path != SP_PATH_SAMPLED_OUT ? parent->path : SP_PATH_ROOT;
-    if (cell->path != above || sp_thread_is_nobodys(thread, cell))
+    if (cell->path != above || cell == &thread->undecided)
         cell = sp_cell_of_path(&thread->cells, above);
     return sp_cell_child(&thread->cells, cell, key);
 }
@@ -143,7 +143,7 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     span->cell = cell;
     sp_span_set_thread(span, thread);
     sp_span_set_state(span, SP_SPAN_ENTERED);
-    bool irregular = thread->feed.on && sp_cell_is_irregular(thread, cell, span->outer);
+    bool irregular = thread->feed.on && cell->parent != span->outer->path;
     bool changes = false;
     if (SP_UNLIKELY(irregular)) {
         span->slow_exit = true; /* see pop */
@@ -184,7 +184,9 @@ static SP_COLD void begin_below(struct sp_thread *thread, struct sp_span *span,
 }
 
 void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
-    if (SP_UNLIKELY(!sp_span_has_top_as_parent(thread))) {
+    /* What is sampled out is nobody's parent, though its id is that of none. */
+    if (SP_UNLIKELY(!sp_span_has_top_as_parent(thread) ||
+                    sp_cell_running(thread) == &thread->sampled_out)) {
         struct sp_parent parent = sp_span_next_parent(thread);
         begin_below(thread, span, key, &parent);
         return;

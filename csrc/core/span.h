@@ -83,9 +83,6 @@ static inline void sp_span_set_thread(struct sp_span *span, struct sp_thread *th
     atomic_store_explicit(&span->thread, thread, memory_order_relaxed);
 }
 
-/* The path of a span that is sampled out, in place of a real one. */
-#define SP_PATH_SAMPLED_OUT UINT32_MAX
-
 static inline bool sp_span_is_sampled_out(const struct sp_span *span) {
     return span->path == SP_PATH_SAMPLED_OUT;
 }

@@ -150,7 +150,7 @@ static void put_back(struct sp_thread *thread, struct sp_span *span,
     if (SP_UNLIKELY(atomic_load_explicit(&span->exit_requested, memory_order_acquire)))
         sp_thread_poke(thread); /* meanwhile */
     if (SP_LIKELY(!is_fed(thread, span))) return;
-    bool irregular = sp_cell_is_irregular(thread, span->cell, outer);
+    bool irregular = span->cell->parent != outer->path;
     if (irregular) span->slow_exit = true;
     sp_feed_enter(thread, span, 0, irregular); /* its total knows its parent */
 }

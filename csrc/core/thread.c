@@ -74,6 +74,7 @@ static struct sp_thread *acquire(void) {
     } else if ((thread = calloc(1, sizeof *thread)) != NULL) {
         /* 2^36 ids for each state, so that no two threads share a counter. */
         thread->next_id = (++serial << 36) + 1;
+        thread->sampled_out.path = SP_PATH_SAMPLED_OUT;
         thread->next = atomic_load_explicit(&registry, memory_order_relaxed);
         atomic_store_explicit(&registry, thread, memory_order_release);
     }
@@ -250,6 +251,7 @@ bool sp_thread_read_running(const struct sp_thread *thread,
     const struct sp_cell *cell =
         atomic_load_explicit(&thread->cell, memory_order_acquire);
     if (cell == NULL || cell->path == SP_PATH_ROOT ||
+        cell->path == SP_PATH_SAMPLED_OUT ||
         !atomic_load_explicit(&thread->alive, memory_order_relaxed))
         return false;
     uint64_t wall = sp_clock_wall(), cpu = 0;

@@ -59,9 +59,9 @@ struct sp_thread {
 
     _Atomic uint32_t data_generation; /* as `generation`, without the pokes */
     struct sp_cells cells;
-    /* Stand for the root cell in a session with a sampler: the running cell without a
-     * span, where the next span asks whether it is recorded, and the running cell of
-     * spans that are sampled out. What they count is nobody's. */
+    /* The running cell in a session with a sampler: without a span, in place of the
+     * root's, where the next span asks whether it is recorded; and of spans that are
+     * sampled out, which no path is below. What they count is nobody's. */
     struct sp_cell undecided, sampled_out;
 
     struct sp_split_entry split[SP_SPLIT_CELLS];

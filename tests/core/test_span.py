@@ -500,6 +500,36 @@ def test_rule_5_2_a_callsites_kept_cell_with_the_real_clock(
         assert sum(it.wall_busy for it in told) == core.snapshot().totals()["wall_busy"]
 
 
+def test_rule_5_2_a_callsites_kept_cell_above_what_is_sampled_out(
+    real_core: Core,
+) -> None:
+    core, lib = real_core, real_core.lib
+    core.sample_by(lambda: True)
+    core.feed_limit(100)
+    core.start()
+    core.feed_limit(0)
+    thread, null = lib.spt_thread_mine(), core.ffi.NULL
+    context = lib.spt_context_copy(thread)
+    site = lib.spt_site_new(core.intern(b"a"))
+    lower, out, upper = core.span(), core.span(), core.span()
+    for _ in range(10):  # from the second on, quick
+        lib.sp_span_begin_at(thread, lower.pointer, site)
+        lib.spt_thread_use_context(thread, context)
+        lib.spt_context_clear(context)
+        lib.sp_span_begin_sampled_out(thread, out.pointer)
+        lib.spt_context_clear(context)
+        lib.sp_span_begin_at(thread, upper.pointer, site)
+        assert lib.sp_span_exit(thread, upper.pointer)
+        assert lib.sp_span_exit(thread, out.pointer)
+        lib.spt_thread_use_context(thread, null)
+        assert lib.sp_span_exit(thread, lower.pointer)
+    lib.spt_context_free(context)
+    lib.spt_site_free(site)
+    told = core.take_spans()
+    assert len(told) == 20
+    assert sum(it.wall_busy for it in told) == core.snapshot().totals()["wall_busy"]
+
+
 def test_the_innermost_span_of_an_owner_is_found(core: Core) -> None:
     core.start()
     thread = core.thread()
