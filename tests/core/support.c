@@ -7,6 +7,7 @@
 #include "../../csrc/core/charge.h"
 #include "../../csrc/core/collector.h"
 #include "../../csrc/core/heap_span.h"
+#include "../../csrc/core/native.h"
 #include "../../csrc/core/pprof.h"
 #include "../../csrc/core/roster.h"
 #include "../../csrc/core/span.h"
@@ -21,6 +22,7 @@
 #include <time.h>
 
 #include "memory_support.h"
+#include "support.h"
 
 struct entry {
     const char *name;
@@ -343,10 +345,6 @@ void spt_heap_walk(uint32_t path, struct spt_walk *walk) {
     sp_shadow_walk(add_if_of_path, walk);
 }
 
-struct spt_live {
-    uint64_t objects, space;
-};
-
 struct all_live {
     uint64_t now;
     struct spt_live *paths;
@@ -384,11 +382,6 @@ void spt_block_churn(struct sp_thread *thread, uint64_t address, uint64_t rounds
 uint64_t spt_heap_now(void) {
     return sp_load(&sp_heap_now);
 }
-
-struct spt_owners {
-    uint32_t count;
-    struct sp_heap_span_view view[4096];
-};
 
 static void add_owner(void *context, const struct sp_heap_span_view *view) {
     struct spt_owners *owners = context;
@@ -500,6 +493,13 @@ void spt_span_set_thrown_into(struct sp_span *span, const void *frame) {
 }
 const void *spt_span_thrown_into(const struct sp_span *span) {
     return span->thrown_into;
+}
+
+/* By the thread given, or if that is NULL by one that has no state. */
+void spt_native_end(struct sp_thread *thread, struct sp_native *native) {
+    struct sp_thread *mine = become(thread);
+    sp_native_end(native);
+    become(mine);
 }
 
 static pthread_mutex_t released_lock = PTHREAD_MUTEX_INITIALIZER;
