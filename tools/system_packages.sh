@@ -3,7 +3,7 @@
 #
 #   python    the interpreter PYTHON with venv and headers
 #   compiler  a C compiler, pkg-config, protobuf-c, zlib
-#   clang     clang
+#   clang     clang, with its sanitizers and libFuzzer
 #   roots     debootstrap
 #
 # What is there already stays as it is, wherever it comes from; with nothing
@@ -54,11 +54,25 @@ need_compiler() {
     has protoc-c || missing+=(protobuf-c-compiler)
 }
 
+# Debian has libFuzzer in a package of its own, which clang only recommends.
+has_libfuzzer() {
+    echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+        clang -fsanitize=fuzzer -x c -o /dev/null - 2>/dev/null
+}
+
+need_clang() {
+    if ! has clang; then
+        missing+=(clang llvm libclang-rt-dev)
+    elif ! has_libfuzzer; then
+        missing+=("libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev")
+    fi
+}
+
 for what in "$@"; do
     case $what in
         python) need_python ;;
         compiler) need_compiler ;;
-        clang) has clang || missing+=(clang llvm) ;;
+        clang) need_clang ;;
         roots) has debootstrap || missing+=(debootstrap) ;;
         *) fail "what is $what?" ;;
     esac

@@ -22,7 +22,8 @@ void sp_charge_free_slow(const void *block);
 
 /* The block, which the calling thread has just allocated and which is charged to its
  * running span, is the profiler's after all: as if it had not been. `thread` is its
- * state and charged; `size` is what was asked for. */
+ * state and charged; `size` is what was asked for, less than SP_PUBLISH_STEP (what was
+ * published stays so, and the next block must not pass for published with it). */
 void sp_charge_undo(struct sp_thread *thread, const void *block, size_t size);
 
 /* A block that was taken out of the map is free, or about to be. `thread` is the

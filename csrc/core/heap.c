@@ -7,6 +7,7 @@
 #include "stats.h"
 #include "thread.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 #include <sys/random.h>
@@ -341,6 +342,7 @@ SP_COLD void *sp_charge_made_slow(const struct sp_making *making, void *block,
 }
 
 void sp_charge_undo(struct sp_thread *thread, const void *block, size_t size) {
+    assert(size < SP_PUBLISH_STEP);
     struct sp_account *account = thread->alloc_account;
     uint64_t now = sp_load(&sp_heap_now), objects = 1, space = size;
     if (thread->cells.accounts.mode == SP_ALLOC_COUNT) {

@@ -20,7 +20,8 @@ typedef Spanprof__Pprof__Profile Message;
 
 static uint32_t pool_callsites[POOL], pool_labels[POOL];
 
-/* --- what is expected --------------------------------------------------------------- */
+/* --- what is expected ---------------------------------------------------------------
+ */
 
 /* How many bytes of a well-formed character are there; 0: it is none. (Unicode, table
  * 3-7; surrogates are told apart by the caller.) */
@@ -65,13 +66,25 @@ static char *clean(char *out, const struct sp_string *string) {
     return out;
 }
 
-/* --- the profile --------------------------------------------------------------------- */
+/* --- the profile ---------------------------------------------------------------------
+ */
 
 /* Text of all kinds, from few bytes of input. */
 static size_t take_text(struct input *input, char *text) {
-    static const char *const parts[] = {
-        "a", "::", "\xc3\xa9", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x9f\x90\x8d",
-        "\xff", "\xe2\x82", "\\x00", " ", "\"", "\n", "span_id", "\xef\xbf\xbd"};
+    static const char *const parts[] = {"a",
+                                        "::",
+                                        "\xc3\xa9",
+                                        "\xed\xa0\x80",
+                                        "\xed\xbf\xbf",
+                                        "\xf0\x9f\x90\x8d",
+                                        "\xff",
+                                        "\xe2\x82",
+                                        "\\x00",
+                                        " ",
+                                        "\"",
+                                        "\n",
+                                        "span_id",
+                                        "\xef\xbf\xbd"};
     const unsigned count = sizeof parts / sizeof parts[0];
     size_t length = 0;
     for (unsigned pieces = input_below(input, 6); pieces > 0; pieces--) {
@@ -89,7 +102,8 @@ static size_t take_text(struct input *input, char *text) {
 static uint32_t make_callsite(struct input *input) {
     char text[3][TEXT];
     struct sp_text part[3];
-    for (int n = 0; n < 3; n++) part[n] = (struct sp_text){text[n], take_text(input, text[n])};
+    for (int n = 0; n < 3; n++)
+        part[n] = (struct sp_text){text[n], take_text(input, text[n])};
     uint32_t line = (uint32_t)input_number(input, input_below(input, 5));
     return sp_callsite_intern(part[0], part[1], part[2], line, 0);
 }
@@ -112,7 +126,8 @@ static uint32_t make_labels(struct input *input) {
 
 /* Most are small, some as large as they come. */
 static int64_t take_value(struct input *input) {
-    static const int64_t rare[] = {INT64_MAX, INT64_MIN, -1, (int64_t)1 << 53, 127, 128};
+    static const int64_t rare[] = {INT64_MAX,        INT64_MIN, -1,
+                                   (int64_t)1 << 53, 127,       128};
     uint8_t choice = input_byte(input);
     if (choice < 128) return choice % 4;
     if (choice < 128 + sizeof rare / sizeof rare[0]) return rare[choice - 128];
@@ -149,7 +164,8 @@ static struct sp_profile *make_profile(struct input *input) {
     return profile;
 }
 
-/* --- what was written -------------------------------------------------------------- */
+/* --- what was written --------------------------------------------------------------
+ */
 
 static unsigned char *decompress(const unsigned char *data, size_t length,
                                  size_t *plain_length) {
@@ -312,7 +328,8 @@ static void check_types(const Message *message, enum sp_kind kind) {
     CHECK(message->period_type != NULL && message->period == 1);
 }
 
-/* --- our own reader ------------------------------------------------------------------ */
+/* --- our own reader ------------------------------------------------------------------
+ */
 
 static void check_decoded(const unsigned char *data, size_t length,
                           const struct sp_profile *profile, enum sp_kind kind) {
@@ -343,7 +360,8 @@ static void read_damaged(struct input *input, unsigned char *plain, size_t lengt
     CHECK_EQUAL(Z_STREAM_END, deflate(&stream, Z_FINISH));
     length = room - stream.avail_out;
     deflateEnd(&stream);
-    if (input_byte(input) % 2) data[input_number(input, 2) % length] = input_byte(input);
+    if (input_byte(input) % 2)
+        data[input_number(input, 2) % length] = input_byte(input);
     struct sp_profile *profile = NULL;
     enum sp_pprof_status status = sp_pprof_decode(data, length, &profile);
     CHECK_EQUAL(status == SP_PPROF_OK, profile != NULL);
@@ -355,8 +373,7 @@ static void check_file(struct input *input, const struct sp_profile *profile,
                        enum sp_kind kind, const char *program, bool damage) {
     unsigned char *data;
     size_t length, plain_length;
-    CHECK_EQUAL(SP_PPROF_OK,
-                sp_pprof_encode(profile, kind, program, &data, &length));
+    CHECK_EQUAL(SP_PPROF_OK, sp_pprof_encode(profile, kind, program, &data, &length));
     unsigned char *plain = decompress(data, length, &plain_length);
     Message *message = spanprof__pprof__profile__unpack(NULL, plain_length, plain);
     CHECK(message != NULL);
@@ -372,7 +389,8 @@ static void check_file(struct input *input, const struct sp_profile *profile,
     free(data);
 }
 
-/* --- the limit of samples --------------------------------------------------------------- */
+/* --- the limit of samples
+ * --------------------------------------------------------------- */
 
 static uint32_t samples_of(const struct sp_profile *profile) {
     uint32_t count = 0;
@@ -395,7 +413,8 @@ static void check_split(const struct sp_profile *profile, uint32_t most) {
     sp_profile_free(rest);
 }
 
-/* --- the program ---------------------------------------------------------------------- */
+/* --- the program
+ * ---------------------------------------------------------------------- */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {

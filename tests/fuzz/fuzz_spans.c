@@ -178,7 +178,8 @@ static void begin(unsigned t, uint8_t how, struct model_span *parent) {
         sp_span_begin_at(thread, span, site_of(thread, name));
     else
         sp_span_begin(thread, span, model_keys[name]);
-    was_made(model_begin(&model, &model.threads[t], name, parent, sampled), span, false);
+    was_made(model_begin(&model, &model.threads[t], name, parent, sampled), span,
+             false);
 }
 
 /* Where the sampler would have to be asked, it is recorded. */
@@ -246,7 +247,8 @@ static bool can_be_abandoned(const struct model_span *span) {
     return span->kept_under >= 0 && !is_native[number_of(span)];
 }
 
-/* --- contexts and suspended spans ---------------------------------------------------- */
+/* --- contexts and suspended spans ----------------------------------------------------
+ */
 
 static bool is_free(unsigned context) {
     for (unsigned n = 0; n < MODEL_THREADS; n++)
@@ -311,139 +313,140 @@ static void resume(struct sp_thread *thread, struct model_thread *expected,
     model_resume(&model, expected, key);
 }
 
-/* --- the program ---------------------------------------------------------------------- */
+/* --- the program
+ * ---------------------------------------------------------------------- */
 
 static void step(struct input *input) {
     unsigned t, what = input_below(input, 32);
     struct model_span *span;
     struct sp_thread *thread;
     switch (what) {
-        case 0:
-        case 1:
-        case 2:
-            t = take_thread(input);
-            begin(t, input_byte(input), NULL);
-            break;
-        case 3:
-            t = take_thread(input);
-            span = any_parent(input_byte(input));
-            begin(t, input_byte(input), span);
-            break;
-        case 4:
-            t = take_thread(input);
-            begin_native(t, input_byte(input));
-            break;
-        case 5:
-            t = take_thread(input);
-            what = input_byte(input);
-            open_span(t, input_byte(input), what % 2 ? any_parent(what / 2) : NULL);
-            break;
-        case 6:
-        case 7:
-        case 8:
-            t = take_thread(input);
-            thread = turn(t);
-            if (model.threads[t].depth > 0)
-                leave(t, thread, model.threads[t].stack[model.threads[t].depth - 1]);
-            break;
-        case 9:
-        case 10:
-            t = take_thread(input);
-            thread = turn(t);
-            span = find(input_byte(input), can_be_exited);
-            if (span != NULL) leave(t, thread, span);
-            break;
-        case 11:
-            t = take_thread(input);
-            thread = turn(t);
-            span = find(input_byte(input), can_be_entered);
-            if (span == NULL || thread == NULL) break;
-            sp_span_enter(thread, real[number_of(span)]);
-            model_enter(&model, &model.threads[t], span);
-            break;
-        case 12:
-            t = take_thread(input);
-            thread = turn(t);
-            span = find(input_byte(input), can_be_closed);
-            if (span == NULL) break;
-            sp_span_close(thread, real[number_of(span)]);
-            model_close(&model, span);
-            break;
-        case 13:
-        case 14:
-        case 15:
-        case 16: {
-            t = take_thread(input);
-            uint64_t nanos = input_number(input, 2), system = input_byte(input);
-            advance(nanos, t, nanos, nanos * system / 255, input_byte(input));
-            break;
-        }
-        case 17:
-            t = take_thread(input);
-            advance(input_number(input, 3), t, 0, 0, 0);
-            break;
-        case 18:
-            t = take_thread(input);
-            turn(t);
-            what = input_byte(input);
-            spt_thread_allocate(threads[t], what % 16, what);
-            model_allocate(&model, &model.threads[t], what % 16, what);
-            break;
-        case 19:
-            if (model.session != 0 && fed) check_feed();
-            break;
-        case 20:
-            if (model.session != 0) check_snapshot();
-            break;
-        case 21:
-            if (model.session != 0) check_delta();
-            break;
-        case 22:
-            sampled = input_byte(input) % 2;
-            break;
-        case 23:
-        case 24:
-            t = take_thread(input);
-            use_context(t, input_byte(input));
-            break;
-        case 25:
-            clear_context(take_thread(input));
-            break;
-        case 26:
-            t = take_thread(input);
-            what = input_byte(input);
-            /* Also while others have asked for exits that the thread has not seen to. */
-            thread = what >= 192 ? threads[t] : turn(t);
-            suspend(t, thread, (uint8_t)what);
-            break;
-        case 27:
-            t = take_thread(input);
-            thread = turn(t);
-            resume(thread, thread != NULL ? &model.threads[t] : NULL,
-                   input_below(input, MODEL_KEYS));
-            break;
-        case 28:
-            resume(NULL, NULL, input_below(input, MODEL_KEYS));
-            break;
-        case 29:
-            t = take_thread(input);
-            thread = turn(t);
-            span = find(input_byte(input), can_be_abandoned);
-            if (span == NULL) break;
-            sp_span_abandon(thread, real[number_of(span)]);
-            model_abandon(&model, span);
-            break;
-        case 30:
-            make_thread();
-            break;
-        case 31:
-            what = input_byte(input);
-            if (what < 128)
-                end_thread(take_thread(input));
-            else if (what < 192)
-                stop(what % 2);
-            start(input_byte(input));
-            break;
+    case 0:
+    case 1:
+    case 2:
+        t = take_thread(input);
+        begin(t, input_byte(input), NULL);
+        break;
+    case 3:
+        t = take_thread(input);
+        span = any_parent(input_byte(input));
+        begin(t, input_byte(input), span);
+        break;
+    case 4:
+        t = take_thread(input);
+        begin_native(t, input_byte(input));
+        break;
+    case 5:
+        t = take_thread(input);
+        what = input_byte(input);
+        open_span(t, input_byte(input), what % 2 ? any_parent(what / 2) : NULL);
+        break;
+    case 6:
+    case 7:
+    case 8:
+        t = take_thread(input);
+        thread = turn(t);
+        if (model.threads[t].depth > 0)
+            leave(t, thread, model.threads[t].stack[model.threads[t].depth - 1]);
+        break;
+    case 9:
+    case 10:
+        t = take_thread(input);
+        thread = turn(t);
+        span = find(input_byte(input), can_be_exited);
+        if (span != NULL) leave(t, thread, span);
+        break;
+    case 11:
+        t = take_thread(input);
+        thread = turn(t);
+        span = find(input_byte(input), can_be_entered);
+        if (span == NULL || thread == NULL) break;
+        sp_span_enter(thread, real[number_of(span)]);
+        model_enter(&model, &model.threads[t], span);
+        break;
+    case 12:
+        t = take_thread(input);
+        thread = turn(t);
+        span = find(input_byte(input), can_be_closed);
+        if (span == NULL) break;
+        sp_span_close(thread, real[number_of(span)]);
+        model_close(&model, span);
+        break;
+    case 13:
+    case 14:
+    case 15:
+    case 16: {
+        t = take_thread(input);
+        uint64_t nanos = input_number(input, 2), system = input_byte(input);
+        advance(nanos, t, nanos, nanos * system / 255, input_byte(input));
+        break;
+    }
+    case 17:
+        t = take_thread(input);
+        advance(input_number(input, 3), t, 0, 0, 0);
+        break;
+    case 18:
+        t = take_thread(input);
+        turn(t);
+        what = input_byte(input);
+        spt_thread_allocate(threads[t], what % 16, what);
+        model_allocate(&model, &model.threads[t], what % 16, what);
+        break;
+    case 19:
+        if (model.session != 0 && fed) check_feed();
+        break;
+    case 20:
+        if (model.session != 0) check_snapshot();
+        break;
+    case 21:
+        if (model.session != 0) check_delta();
+        break;
+    case 22:
+        sampled = input_byte(input) % 2;
+        break;
+    case 23:
+    case 24:
+        t = take_thread(input);
+        use_context(t, input_byte(input));
+        break;
+    case 25:
+        clear_context(take_thread(input));
+        break;
+    case 26:
+        t = take_thread(input);
+        what = input_byte(input);
+        /* Also while others have asked for exits that the thread has not seen to. */
+        thread = what >= 192 ? threads[t] : turn(t);
+        suspend(t, thread, (uint8_t)what);
+        break;
+    case 27:
+        t = take_thread(input);
+        thread = turn(t);
+        resume(thread, thread != NULL ? &model.threads[t] : NULL,
+               input_below(input, MODEL_KEYS));
+        break;
+    case 28:
+        resume(NULL, NULL, input_below(input, MODEL_KEYS));
+        break;
+    case 29:
+        t = take_thread(input);
+        thread = turn(t);
+        span = find(input_byte(input), can_be_abandoned);
+        if (span == NULL) break;
+        sp_span_abandon(thread, real[number_of(span)]);
+        model_abandon(&model, span);
+        break;
+    case 30:
+        make_thread();
+        break;
+    case 31:
+        what = input_byte(input);
+        if (what < 128)
+            end_thread(take_thread(input));
+        else if (what < 192)
+            stop(what % 2);
+        start(input_byte(input));
+        break;
     }
     if (threads[0] == NULL) make_thread();
 }
@@ -495,6 +498,7 @@ static void check_counts(void) {
 /* Leave nothing behind. */
 static void end_program(void) {
     for (unsigned n = 0; n < MODEL_THREADS; n++) end_thread(n);
+    for (unsigned key = 0; key < MODEL_KEYS; key++) resume(NULL, NULL, key);
     for (unsigned n = 0; n < model.span_count; n++) {
         struct sp_span *span = real[n];
         if (span == NULL) continue;
@@ -503,7 +507,6 @@ static void end_program(void) {
             real[n] = NULL;
             continue;
         }
-        if (sp_span_is_suspended(span)) sp_span_abandon(NULL, span);
         if (sp_span_state(span) == SP_SPAN_ENTERED) sp_span_exit(NULL, span);
         if (sp_span_state(span) == SP_SPAN_OPEN) sp_span_close(NULL, span);
         free_span(&model.spans[n]);
@@ -519,7 +522,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     const struct sp_text none = {"", 0}, key = {"key", 3};
     for (uint32_t n = 0; n < MODEL_NAMES; n++) {
         struct sp_text letter = {&"abcdxy"[n], 1};
-        struct sp_text name = n < PLAIN_NAMES ? letter : (struct sp_text){"labelled", 8};
+        struct sp_text name =
+            n < PLAIN_NAMES ? letter : (struct sp_text){"labelled", 8};
         uint32_t labels =
             n < PLAIN_NAMES ? SP_LABELS_NONE : sp_labels_intern(&key, &letter, 1, 1000);
         model_keys[n] = sp_key_make(sp_callsite_intern(name, none, none, 0, 0), labels);

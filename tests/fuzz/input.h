@@ -33,23 +33,23 @@ static inline uint64_t input_number(struct input *input, unsigned bytes) {
 }
 
 /* Both are what was expected and what was found, as numbers. */
-#define CHECK_EQUAL(expected, found)                                                \
-    do {                                                                            \
-        uint64_t expected_ = (uint64_t)(expected), found_ = (uint64_t)(found);      \
-        if (expected_ == found_) break;                                             \
-        fprintf(stderr, "%s:%d: %s is %llu (%lld), and not %s, %llu (%lld)\n",      \
-                __FILE__, __LINE__, #found, (unsigned long long)found_,             \
-                (long long)found_, #expected, (unsigned long long)expected_,        \
-                (long long)expected_);                                              \
-        abort();                                                                    \
+#define CHECK_EQUAL(expected, found)                                           \
+    do {                                                                       \
+        uint64_t expected_ = (uint64_t)(expected), found_ = (uint64_t)(found); \
+        if (expected_ == found_) break;                                        \
+        fprintf(stderr, "%s:%d: %s is %llu (%lld), and not %s, %llu (%lld)\n", \
+                __FILE__, __LINE__, #found, (unsigned long long)found_,        \
+                (long long)found_, #expected, (unsigned long long)expected_,   \
+                (long long)expected_);                                         \
+        abort();                                                               \
     } while (0)
 
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (condition) break;                                                         \
-        fprintf(stderr, "%s:%d: it does not hold that %s\n", __FILE__, __LINE__,      \
-                #condition);                                                          \
-        abort();                                                                      \
+#define CHECK(condition)                                                         \
+    do {                                                                         \
+        if (condition) break;                                                    \
+        fprintf(stderr, "%s:%d: it does not hold that %s\n", __FILE__, __LINE__, \
+                #condition);                                                     \
+        abort();                                                                 \
     } while (0)
 
 #endif

@@ -44,10 +44,9 @@ static void match(const struct sp_profile *profile, uint32_t *found) {
     for (uint32_t n = 0; n < profile->count; n++) {
         const struct sp_node *node = &profile->nodes[n];
         uint32_t parent = node->parent >= 0 ? found[node->parent] : 0, m = 1;
-        while (m < model.node_count &&
-               (model.nodes[m].parent != parent ||
-                key_of(model.nodes[m].name) !=
-                    sp_key_make(node->callsite, node->labels)))
+        while (m < model.node_count && (model.nodes[m].parent != parent ||
+                                        key_of(model.nodes[m].name) !=
+                                            sp_key_make(node->callsite, node->labels)))
             m++;
         CHECK(m < model.node_count);
         found[n] = m;
@@ -177,7 +176,8 @@ void check_feed(void) {
         if (count == 0) break;
     }
     for (unsigned n = 0; n < model.span_count; n++)
-        CHECK(!is_recorded(&model.spans[n]) || model.spans[n].over == model.spans[n].told);
+        CHECK(!is_recorded(&model.spans[n]) ||
+              model.spans[n].over == model.spans[n].told);
     for (uint32_t m = 1; m < model.node_count; m++)
         check_system(told_system[m], model.nodes[m].values.system,
                      model.nodes[m].values.cpu);

@@ -11,7 +11,8 @@ static bool is_of_session(const struct model *m, const struct model_span *span) 
 /* --- time ------------------------------------------------------------------------- */
 
 /* Who is charged for what the thread does; or NULL. */
-static struct model_span *runs(const struct model *m, const struct model_thread *thread) {
+static struct model_span *runs(const struct model *m,
+                               const struct model_thread *thread) {
     if (!thread->alive || thread->depth == 0) return NULL;
     struct model_span *top = thread->stack[thread->depth - 1];
     return is_of_session(m, top) && !top->out ? top : NULL;
@@ -58,7 +59,8 @@ void model_allocate(struct model *m, struct model_thread *thread, uint64_t objec
     span->own.space += space;
 }
 
-/* --- sessions and threads ----------------------------------------------------------- */
+/* --- sessions and threads -----------------------------------------------------------
+ */
 
 void model_start(struct model *m, uint32_t max_nodes, bool sampling) {
     m->session = ++m->sessions;
@@ -145,7 +147,8 @@ void model_end_thread(struct model *m, struct model_thread *thread) {
     thread->alive = false;
 }
 
-/* --- spans ---------------------------------------------------------------------------- */
+/* --- spans
+ * ---------------------------------------------------------------------------- */
 
 /* The path of a new span; beyond the limit one node a parent for all others. */
 static uint32_t node_below(struct model *m, uint32_t parent, uint32_t name) {
@@ -164,8 +167,8 @@ static uint32_t node_below(struct model *m, uint32_t parent, uint32_t name) {
 static struct model_span *make(struct model *m) {
     CHECK(m->span_count < MODEL_SPANS);
     struct model_span *span = &m->spans[m->span_count++];
-    *span = (struct model_span){
-        .session = m->session, .start = m->now, .kept_under = -1};
+    *span =
+        (struct model_span){.session = m->session, .start = m->now, .kept_under = -1};
     return span;
 }
 
@@ -216,7 +219,8 @@ struct model_span *model_open(struct model *m, struct model_thread *thread,
     return span;
 }
 
-void model_enter(struct model *m, struct model_thread *thread, struct model_span *span) {
+void model_enter(struct model *m, struct model_thread *thread,
+                 struct model_span *span) {
     if (!is_of_session(m, span)) return;
     span->idle = false;
     push(thread, span);
@@ -269,7 +273,8 @@ void model_clear(struct model *m, struct model_context *context) {
     context->current->is_nobody = context->current->over = true;
 }
 
-/* --- suspended spans --------------------------------------------------------------- */
+/* --- suspended spans ---------------------------------------------------------------
+ */
 
 /* The innermost ones leave the thread together (4.2), and are idle. What the key had
  * before is abandoned. */

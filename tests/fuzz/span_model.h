@@ -1,6 +1,6 @@
 /* What spans cost, computed the plain way: tests/core/model.py once more, for programs
- * of which there are thousands in a second. Written from the contract alone: time passes,
- * and whoever runs pays. Numbers in brackets are its rules. */
+ * of which there are thousands in a second. Written from the contract alone: time
+ * passes, and whoever runs pays. Numbers in brackets are its rules. */
 #ifndef SPANPROF_TESTS_FUZZ_SPAN_MODEL_H
 #define SPANPROF_TESTS_FUZZ_SPAN_MODEL_H
 
