@@ -79,6 +79,67 @@ static inline void sp_context_leave(struct sp_thread *thread, const struct sp_sp
  * `is_watched`. */
 void sp_span_publish_top(struct sp_thread *thread);
 
+/* The span has been entered, or has left the stack; its boundary has been charged, and
+ * thread->top is set. `parent` is the id of the span's parent. To be called if
+ * `is_watched`. */
+void sp_span_tell_entered(struct sp_thread *thread, struct sp_span *span,
+                          uint64_t parent, bool irregular);
+void sp_span_tell_left(struct sp_thread *thread, struct sp_span *span);
+
+static inline uint64_t sp_span_id_of(const struct sp_span *span) {
+    return span != NULL ? span->id : 0;
+}
+
+static inline void sp_span_create(struct sp_thread *thread, struct sp_span *span,
+                                  sp_key key, struct sp_cell *cell) {
+    span->id = thread->next_id++;
+    span->key = key;
+    span->path = cell->path;
+    span->generation = sp_thread_generation(thread);
+    sp_add(&cell->value[SP_VALUE_CALLS], 1);
+}
+
+/* What a span is that was not opened, has never been suspended, and owns nothing. */
+static inline void sp_span_set_plain(struct sp_span *span) {
+    span->opened = span->slow_exit = span->totalled = span->thrown_through = false;
+    sp_span_set_suspended(span, false);
+}
+
+/* Create and enter a span in a cell that is below the running one, if its context's
+ * current span is the innermost one and nothing slow is due; else false, and nothing is
+ * done. The span is plain and the thread's. */
+static inline bool sp_span_begin_quick(struct sp_thread *thread, struct sp_span *span,
+                                       struct sp_cell *cell) {
+    struct sp_cell *outer = sp_cell_running(thread);
+    if (SP_UNLIKELY(!sp_span_has_top_as_parent(thread) ||
+                    !sp_boundary_if_quick(thread, cell)))
+        return false;
+    sp_span_create(thread, span, cell->key, cell);
+    span->below = thread->top;
+    span->outer = outer;
+    span->cell = cell;
+    sp_span_set_state(span, SP_SPAN_ENTERED);
+    sp_context_enter(thread, span);
+    thread->top = span;
+    sp_thread_charge_to(thread, cell->account);
+    if (SP_UNLIKELY(thread->is_watched))
+        sp_span_tell_entered(thread, span, sp_span_id_of(span->below), false);
+    return true;
+}
+
+/* sp_span_exit_quick, for those who have it inlined. */
+static inline bool sp_span_exit_quick_inline(struct sp_thread *thread,
+                                             struct sp_span *span) {
+    if (SP_UNLIKELY(span->slow_exit || !sp_boundary_if_quick(thread, span->outer)))
+        return false;
+    sp_context_leave(thread, span, span);
+    thread->top = span->below;
+    sp_thread_charge_to(thread, span->outer->account);
+    sp_span_set_state(span, SP_SPAN_NONE);
+    if (SP_UNLIKELY(thread->is_watched)) sp_span_tell_left(thread, span);
+    return true;
+}
+
 /* The span has idled up to that time; `cell` is the calling thread's of its path. An
  * opened or totalled span: under the lock. */
 static inline void sp_span_charge_idle_to(struct sp_cell *cell, struct sp_span *span,

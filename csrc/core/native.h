@@ -14,22 +14,20 @@ struct sp_native {
     struct sp_native *next_free;
 };
 
-/* Called before a span is begun or ended: the host sets the thread's context, where
- * that may be another one than at its last span. The thread need not be attached to the
- * host. NULL: there is no host. */
-extern void (*_Atomic sp_native_find_context)(struct sp_thread *thread);
-
-/* Begin a span on the calling thread, whose state is given; below `parent`, or if that
- * is NULL below the current one. `place` says where that is in the program, and stays
- * there; it is always of that callsite. NULL out of memory. Where a sampler of the
- * host's would have to be asked, the span is recorded. */
+/* Begin a span on the calling thread, whose state is given, and whose context its host
+ * has seen to; below `parent`, or if that is NULL below the current one. `place` says
+ * where that is in the program, and stays there; it is always of that callsite. NULL
+ * out of memory. Where a sampler of the host's would have to be asked, the span is
+ * recorded.
+ */
 struct sp_native *sp_native_begin(struct sp_thread *thread, const void *place,
                                   uint32_t callsite);
 struct sp_native *sp_native_begin_under(struct sp_thread *thread, sp_key key,
                                         const struct sp_parent *parent);
 
-/* End it, on any thread, once; NULL does nothing. */
-void sp_native_end(struct sp_native *native);
+/* End it, once; NULL does nothing. `thread` is the calling one's state, which may be
+ * any and have no span of its own; NULL: it has none in the session. */
+void sp_native_end(struct sp_thread *thread, struct sp_native *native);
 
 /* For span.c: the span has ended, on the thread that ran it, as another one had asked
  * for. */

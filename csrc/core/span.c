@@ -70,10 +70,6 @@ void sp_boundary(struct sp_thread *thread, struct sp_cell *next) {
 
 /* --- making ----------------------------------------------------------------- */
 
-static uint64_t id_of(const struct sp_span *span) {
-    return span != NULL ? span->id : 0;
-}
-
 static const struct sp_parent nobody = {0, SP_PATH_ROOT, 0};
 
 /* A span that was given as a parent. Of one of another session nothing is known here,
@@ -116,9 +112,8 @@ void sp_span_publish_top(struct sp_thread *thread) {
                top == NULL || sp_span_is_sampled_out(top) ? 0 : top->id);
 }
 
-/* `parent` is the id of the span's parent. */
-static SP_NOINLINE void tell_entered(struct sp_thread *thread, struct sp_span *span,
-                                     uint64_t parent, bool irregular) {
+SP_NOINLINE void sp_span_tell_entered(struct sp_thread *thread, struct sp_span *span,
+                                      uint64_t parent, bool irregular) {
     sp_publish(&thread->publication, span->id);
     if (thread->feed.on) sp_feed_enter(thread, span, parent, irregular);
 }
@@ -127,8 +122,7 @@ static bool is_fed(const struct sp_thread *thread, const struct sp_span *span) {
     return thread->feed.on && !sp_span_is_sampled_out(span);
 }
 
-/* Its boundary has been charged. */
-static SP_NOINLINE void tell_left(struct sp_thread *thread, struct sp_span *span) {
+SP_NOINLINE void sp_span_tell_left(struct sp_thread *thread, struct sp_span *span) {
     sp_span_publish_top(thread);
     if (is_fed(thread, span)) sp_feed_leave(thread, span, sp_load(&thread->at_wall));
 }
@@ -153,28 +147,15 @@ static inline void push(struct sp_thread *thread, struct sp_span *span,
     sp_context_enter(thread, span);
     thread->top = span;
     sp_thread_charge_to(thread, cell->account);
-    if (SP_UNLIKELY(thread->is_watched)) tell_entered(thread, span, parent, irregular);
+    if (SP_UNLIKELY(thread->is_watched))
+        sp_span_tell_entered(thread, span, parent, irregular);
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
-}
-
-static inline void set_plain(struct sp_span *span) {
-    span->opened = span->slow_exit = span->totalled = span->thrown_through = false;
-    sp_span_set_suspended(span, false);
-}
-
-static inline void create(struct sp_thread *thread, struct sp_span *span, sp_key key,
-                          struct sp_cell *cell) {
-    span->id = thread->next_id++;
-    span->key = key;
-    span->path = cell->path;
-    span->generation = sp_thread_generation(thread);
-    sp_add(&cell->value[SP_VALUE_CALLS], 1);
 }
 
 static inline void begin_in(struct sp_thread *thread, struct sp_span *span, sp_key key,
                             struct sp_cell *cell, uint64_t parent) {
-    create(thread, span, key, cell);
-    set_plain(span);
+    sp_span_create(thread, span, key, cell);
+    sp_span_set_plain(span);
     push(thread, span, cell, parent);
 }
 
@@ -192,7 +173,7 @@ void sp_span_begin(struct sp_thread *thread, struct sp_span *span, sp_key key) {
         return;
     }
     struct sp_cell *cell = sp_cell_child(&thread->cells, sp_cell_running(thread), key);
-    begin_in(thread, span, key, cell, id_of(thread->top));
+    begin_in(thread, span, key, cell, sp_span_id_of(thread->top));
 }
 
 static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span,
@@ -203,26 +184,13 @@ static SP_COLD void begin_at_slow(struct sp_thread *thread, struct sp_span *span
 
 void sp_span_begin_at(struct sp_thread *thread, struct sp_span *span,
                       struct sp_site *site) {
-    struct sp_cell *outer = sp_cell_running(thread), *cell = site->cell;
+    struct sp_cell *cell = site->cell;
     sp_key key = sp_key_make(site->callsite, SP_LABELS_NONE);
-    if (SP_UNLIKELY(cell == NULL || cell->parent != outer->path || cell->key != key ||
-                    !sp_span_has_top_as_parent(thread) ||
-                    !sp_boundary_if_quick(thread, cell))) {
-        begin_at_slow(thread, span, site);
-        return;
-    }
-    create(thread, span, key, cell);
-    set_plain(span);
-    span->below = thread->top;
-    span->outer = outer;
-    span->cell = cell;
+    sp_span_set_plain(span);
     sp_span_set_thread(span, thread);
-    sp_span_set_state(span, SP_SPAN_ENTERED);
-    sp_context_enter(thread, span);
-    thread->top = span;
-    sp_thread_charge_to(thread, cell->account);
-    if (SP_UNLIKELY(thread->is_watched))
-        tell_entered(thread, span, id_of(span->below), false);
+    if (SP_UNLIKELY(cell == NULL || cell->parent != sp_cell_running(thread)->path ||
+                    cell->key != key || !sp_span_begin_quick(thread, span, cell)))
+        begin_at_slow(thread, span, site);
 }
 
 void sp_span_begin_under(struct sp_thread *thread, struct sp_span *span, sp_key key,
@@ -289,7 +257,7 @@ static inline void pop(struct sp_thread *thread, struct sp_span *span) {
     sp_context_leave(thread, span, span);
     thread->top = span->below;
     sp_thread_charge_to(thread, span->outer->account);
-    if (SP_UNLIKELY(thread->is_watched)) tell_left(thread, span);
+    if (SP_UNLIKELY(thread->is_watched)) sp_span_tell_left(thread, span);
     if (SP_UNLIKELY(irregular)) sp_feed_end_change(&thread->feed, changes);
 }
 
@@ -442,21 +410,14 @@ static SP_COLD bool exit_out_of_order(struct sp_thread *thread, struct sp_span *
 }
 
 bool sp_span_exit_quick(struct sp_thread *thread, struct sp_span *span) {
-    if (SP_UNLIKELY(span->slow_exit || !sp_boundary_if_quick(thread, span->outer)))
-        return false;
-    sp_context_leave(thread, span, span);
-    thread->top = span->below;
-    sp_thread_charge_to(thread, span->outer->account);
-    sp_span_set_state(span, SP_SPAN_NONE);
-    if (SP_UNLIKELY(thread->is_watched)) tell_left(thread, span);
-    return true;
+    return sp_span_exit_quick_inline(thread, span);
 }
 
 bool sp_span_exit(struct sp_thread *thread, struct sp_span *span) {
     if (SP_UNLIKELY(thread == NULL || thread->top != span))
         return exit_out_of_order(thread, span);
     if (sp_span_is_sampled_out(span) && sp_span_exit_unheard(thread, span)) return true;
-    if (SP_LIKELY(sp_span_exit_quick(thread, span))) return true;
+    if (SP_LIKELY(sp_span_exit_quick_inline(thread, span))) return true;
     pop(thread, span);
     sp_span_settle(thread, span);
     return true;
@@ -527,7 +488,7 @@ void sp_span_open(struct sp_thread *thread, struct sp_span *span, sp_key key,
                   const struct sp_span *parent) {
     struct sp_parent above =
         parent != NULL ? in_session(thread, parent) : sp_span_next_parent(thread);
-    create(thread, span, key, cell_under(thread, key, &above));
+    sp_span_create(thread, span, key, cell_under(thread, key, &above));
     span->opened = span->slow_exit = span->totalled = true;
     sp_span_set_suspended(span, false);
     span->thrown_through = false;

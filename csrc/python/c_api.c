@@ -23,7 +23,7 @@ static struct sp_parent taken(const spanprof_parent *parent) {
 /* A thread that has let go of the GIL is in the context that it was in: nobody else
  * changes that. But to look into another context than the last one takes Python. Then
  * the innermost span of the thread is the parent. */
-static SP_COLD void find_context_slow(struct sp_thread *thread) {
+static SP_COLD void find_another_context(struct sp_thread *thread) {
     ModuleState *state = current_context_state();
     if (state != NULL && state->context_var != NULL) {
         current_context_sync(state, thread);
@@ -33,16 +33,21 @@ static SP_COLD void find_context_slow(struct sp_thread *thread) {
     thread->host.context = NULL;
 }
 
-static void find_context(struct sp_thread *thread) {
-    const PyThreadState *tstate = compat_attached_thread_state();
+static SP_NOINLINE void find_unknown_context(struct sp_thread *thread,
+                                             const PyThreadState *tstate) {
     if (tstate == NULL) tstate = PyGILState_GetThisThreadState();
-    if (SP_UNLIKELY(tstate == NULL)) {
+    if (tstate == NULL) {
         if (SP_UNLIKELY(thread->context != &thread->own_context))
-            find_context_slow(thread);
-        return;
+            find_another_context(thread);
+    } else if (!current_context_is_known(thread, tstate)) {
+        find_another_context(thread);
     }
-    if (SP_UNLIKELY(!current_context_is_known(thread, tstate)))
-        find_context_slow(thread);
+}
+
+static inline void find_context(struct sp_thread *thread) {
+    const PyThreadState *tstate = compat_attached_thread_state();
+    if (SP_UNLIKELY(tstate == NULL || !current_context_is_known(thread, tstate)))
+        find_unknown_context(thread, tstate);
 }
 
 /* --- the functions ------------------------------------------------------------------
@@ -68,7 +73,9 @@ static inline uint32_t id_of(spanprof_callsite *callsite) {
 static spanprof_span begin(spanprof_callsite *callsite) {
     struct sp_thread *thread = sp_thread_current();
     if (SP_UNLIKELY(thread == NULL)) return NULL;
-    return (spanprof_span)sp_native_begin(thread, callsite, id_of(callsite));
+    uint32_t id = id_of(callsite);
+    find_context(thread);
+    return (spanprof_span)sp_native_begin(thread, callsite, id);
 }
 
 static spanprof_span begin_with(spanprof_callsite *callsite,
@@ -78,13 +85,16 @@ static spanprof_span begin_with(spanprof_callsite *callsite,
     struct sp_parent parent;
     if (options->parent != NULL) parent = taken(options->parent);
     uint32_t labels = labels_recorded_of_texts(options->labels, options->label_count);
+    find_context(thread);
     return (spanprof_span)sp_native_begin_under(
         thread, sp_key_make(id_of(callsite), labels),
         options->parent != NULL ? &parent : NULL);
 }
 
 static void end(spanprof_span span) {
-    sp_native_end((struct sp_native *)span);
+    struct sp_thread *thread = sp_thread_current();
+    if (SP_LIKELY(thread != NULL)) find_context(thread);
+    sp_native_end(thread, (struct sp_native *)span);
 }
 
 static spanprof_parent current(void) {
@@ -140,7 +150,6 @@ static __attribute__((constructor)) void define_symbols(void) {
 }
 
 int c_api_init(PyObject *module) {
-    atomic_store_explicit(&sp_native_find_context, find_context, memory_order_relaxed);
     PyObject *capsule = PyCapsule_New((void *)(uintptr_t)&api, SPANPROF_CAPSULE, NULL);
     int failed =
         capsule == NULL || PyObject_SetAttrString(module, "_C_API", capsule) < 0;

@@ -128,7 +128,7 @@ struct sp_native *sp_native_begin(struct sp_thread *thread, const void *place,
                                   uint32_t callsite);
 struct sp_native *sp_native_begin_under(struct sp_thread *thread, sp_key key,
                                         const struct sp_parent *parent);
-void sp_native_end(struct sp_native *native);
+void sp_native_end(struct sp_thread *thread, struct sp_native *native);
 struct sp_parent sp_span_next_parent(const struct sp_thread *thread);
 void sp_thread_leave(void);
 void sp_span_abandon(struct sp_thread *thread, struct sp_span *span);

@@ -498,7 +498,7 @@ const void *spt_span_thrown_into(const struct sp_span *span) {
 /* By the thread given, or if that is NULL by one that has no state. */
 void spt_native_end(struct sp_thread *thread, struct sp_native *native) {
     struct sp_thread *mine = become(thread);
-    sp_native_end(native);
+    sp_native_end(sp_thread_current(), native);
     become(mine);
 }
 

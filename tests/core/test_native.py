@@ -33,7 +33,7 @@ class Natives:
         return self.core.lib.sp_native_begin_under(self.mine.state(), key, parent)
 
     def end(self, native: Any) -> None:
-        self.core.lib.sp_native_end(native)
+        self.core.lib.sp_native_end(self.core.lib.spt_thread_mine(), native)
 
     def state_of(self, native: Any) -> int:
         span = self.core.ffi.cast("struct sp_span *", native)
