@@ -4,6 +4,7 @@
 #   python    the interpreter PYTHON with venv and headers
 #   compiler  a C compiler, pkg-config, protobuf-c, zlib
 #   clang     clang, with its sanitizers and libFuzzer
+#   valgrind  valgrind
 #   roots     debootstrap
 #
 # What is there already stays as it is, wherever it comes from; with nothing
@@ -73,6 +74,7 @@ for what in "$@"; do
         python) need_python ;;
         compiler) need_compiler ;;
         clang) need_clang ;;
+        valgrind) has valgrind || missing+=(valgrind) ;;
         roots) has debootstrap || missing+=(debootstrap) ;;
         *) fail "what is $what?" ;;
     esac
