@@ -104,11 +104,11 @@ static void start(size_t n) {
     if (!cases[n].runs) return;
     spt_clock_set_wall(1000000);
     spt_clock_use(true);
+    sp_heap_seed(1);
     if (spt_start_memory(cases[n].counts, cases[n].heap, 1000, cases[n].sample_bytes,
                          false, 1000, 0) != 0)
         abort();
     thread = sp_thread_current();
-    sp_heap_seed(1);
     set_quick();
     sp_span_begin(thread, &outer, sp_key_make(callsite, SP_LABELS_NONE));
 }

@@ -13,6 +13,9 @@ for compiler in gcc clang; do
     say "$tag, $compiler"
     directory=$root/build-$tag-$compiler
     rm -rf "$directory"
-    CC=$compiler quietly meson setup "$directory" -Dwerror=true -Dcore_tests=true
+    fuzzers=$([ $compiler = clang ] && echo true || echo false)
+    CC=$compiler quietly meson setup "$directory" -Dwerror=true -Dcore_tests=true \
+        -Dfuzzers="$fuzzers"
     quietly meson compile -C "$directory"
+    quietly meson compile -C "$directory" spanprof_stress spanprof_instructions
 done
