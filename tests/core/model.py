@@ -61,6 +61,7 @@ class Span:
     before: Span | None = None  # its context's current span before it was entered
     kept_under: int | None = None  # while suspended: the key of its group
     adrift: bool = False  # neither suspended nor on a stack, but not exited yet
+    is_nobody: bool = False  # no span, but what a context says whose spans are roots
 
     @property
     def node(self) -> Node:
@@ -188,6 +189,8 @@ class Model:
             above = thread.context.current
             if above is None or above.session is not self.session:
                 above = thread.stack[-1] if thread.stack else None
+        if above is not None and above.is_nobody:
+            above = None
         known = above is not None and above.session is self.session
         out = above.out if above and known else self.session.sampling and not sampled
         if out:
@@ -284,6 +287,11 @@ class Model:
         span.idle = span.opened
         if not span.opened:
             self._destroy(span)
+
+    def clear(self, context: Context) -> None:
+        """The context's next span is a root."""
+        assert self.session is not None
+        context.current = Span(self.session, (), False, None, self.now, is_nobody=True)
 
     # --- suspended spans -----------------------------------------------------
 

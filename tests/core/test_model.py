@@ -21,7 +21,7 @@ STEPS = (
     *(("begin_under", "open", "enter", "exit_any", "close", "snapshot", "delta") * 2),
     *(("thread", "end_thread", "start", "stop", "allocate", "feed", "chance") * 2),
     *(("suspend", "resume", "context") * 3),
-    *("suspend_late", "resume_nowhere", "abandon"),
+    *("clear_context", "suspend_late", "resume_nowhere", "abandon"),
 )
 number = st.integers(0, 7)
 steps = st.tuples(st.sampled_from(STEPS), number, number, number)
@@ -277,6 +277,14 @@ class Program:
         context, model = free[c % len(free)]
         real.use_context(context)
         expected.other_context = model
+
+    def clear_context(self, a: int, b: int, c: int) -> None:
+        """The thread's next span is a root, if it is not in its own context."""
+        _, expected = self.threads[a % len(self.threads)]
+        for context, model in self.contexts:
+            if self.model.session is not None and model is expected.other_context:
+                self.core.lib.spt_context_clear(context.pointer)
+                self.model.clear(model)
 
     def suspend(self, a: int, b: int, c: int) -> None:
         """The topmost spans, under a key that may be in use."""
