@@ -401,6 +401,7 @@ static uint32_t callsite_of(const Profile *message, uint64_t location_id) {
             if (function->id != line->function_id) continue;
             const char *full = text_at(message, function->name);
             const char *colons = strstr(full, "::");
+            if (colons == full) colons = NULL; /* of the name: there is no target */
             struct sp_text target = {full,
                                      colons != NULL ? (size_t)(colons - full) : 0};
             struct sp_text name = text_of(colons != NULL ? colons + 2 : full);

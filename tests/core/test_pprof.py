@@ -212,6 +212,16 @@ def test_round_trip(core: Core, kind: str, nodes: Nodes) -> None:
     )
 
 
+@pytest.mark.parametrize("name", [b"::x", b"::", b":::x"])
+def test_a_name_that_begins_as_if_behind_a_target_is_read_back(
+    core: Core, name: bytes
+) -> None:
+    data = one_callsite(core, name).encode("wall")
+    _status, back = core.decode(data)
+    assert back is not None
+    assert samples(parse(back.encode("wall"))) == samples(parse(data))
+
+
 def merged_samples(data: bytes) -> list[Any]:
     """Samples as they are once labels hang on the leaf alone."""
     sums: dict[Any, list[int]] = {}
