@@ -83,12 +83,6 @@ static const struct {
     {"block exact", make_block, free_block, 1, true, true, true, 0},
 };
 
-/* The boundary's quick way, which a synchronised clock has for some milliseconds. */
-static void set_quick(void) {
-    thread->clock.ticks_base = thread->clock.multiplier = 0;
-    thread->clock.ticks_max = UINT64_MAX;
-}
-
 static void run(size_t n, unsigned long times) {
     void (*volatile first)(void) = cases[n].first;
     void (*volatile second)(void) = cases[n].second;
@@ -109,7 +103,7 @@ static void start(size_t n) {
                          false, 1000, 0) != 0)
         abort();
     thread = sp_thread_current();
-    set_quick();
+    spt_clock_set_quick(thread, true);
     sp_span_begin(thread, &outer, sp_key_make(callsite, SP_LABELS_NONE));
 }
 

@@ -132,6 +132,15 @@ void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system) {
     sp_store(&manual_system[key], system);
 }
 
+/* The thread's boundaries are quick from now on, as if its clock had just been
+ * synchronised, and stood still since; or slow again. */
+void spt_clock_set_quick(struct sp_thread *thread, bool quick) {
+    struct sp_clock *clock = &thread->clock;
+    clock->ticks_base = clock->multiplier = 0;
+    clock->ticks_max = quick ? UINT64_MAX : 0;
+    clock->base = (struct sp_moment){read_wall(clock->key), read_cpu(clock->key)};
+}
+
 /* --- sessions and threads -------------------------------------------------- */
 
 /* Of the sessions that are started from now on. */

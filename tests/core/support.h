@@ -11,6 +11,7 @@ int64_t spt_stat(const char *name);
 void spt_clock_use(bool injected);
 void spt_clock_set_wall(uint64_t wall);
 void spt_clock_set(unsigned key, uint64_t cpu, uint64_t system);
+void spt_clock_set_quick(struct sp_thread *thread, bool quick);
 
 /* Sessions. Settings hold for those that are started from then on. */
 void spt_feed_limit(uint64_t limit);

@@ -58,6 +58,7 @@ static const uint64_t sizes[] = {0,
                                  UINT64_C(5) << 30};
 static const uint64_t jumps[] = {1, 9, 50, 599, 3000, 32767, 40000, 65536, 1000000};
 
+static sp_key keys[NAMES];
 static uint64_t addresses[BLOCKS];
 static struct block blocks[BLOCKS];
 static struct sp_thread *threads[THREADS];
@@ -302,7 +303,7 @@ static uint64_t take_size(struct input *input) {
     return input_number(input, choice % 5);
 }
 
-static void step(struct input *input, const sp_key *keys) {
+static void step(struct input *input) {
     unsigned what = input_below(input, 20), t = what % THREADS, slot;
     uint8_t choice = input_byte(input);
     what /= THREADS;
@@ -337,9 +338,6 @@ static void step(struct input *input, const sp_key *keys) {
 /* --- the program
  * --------------------------------------------------------------------------- */
 
-static sp_key keys[NAMES];
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     const struct sp_text none = {"", 0};
@@ -372,7 +370,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, data + size};
     span_count = 0;
@@ -382,8 +379,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         threads[t] = spt_thread_new(t + 1);
         depth[t] = joined[t] = 0;
     }
-    for (unsigned n = 0; n < MOST_STEPS && !input_is_over(&input); n++)
-        step(&input, keys);
+    for (unsigned n = 0; n < MOST_STEPS && !input_is_over(&input); n++) step(&input);
     check(true);
 
     sp_shadow_refuse(refused = false);

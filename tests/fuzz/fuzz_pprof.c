@@ -416,7 +416,6 @@ static void check_split(const struct sp_profile *profile, uint32_t most) {
 /* --- the program
  * ---------------------------------------------------------------------- */
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     for (unsigned n = 0; n < POOL; n++) {
@@ -430,7 +429,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, data + size};
     char program[TEXT];

@@ -41,14 +41,6 @@ static unsigned number_of(const struct model_span *span) {
 
 /* --- time ------------------------------------------------------------------------ */
 
-/* The thread's boundaries are quick from now on, as its clock stands still; or slow. */
-static void set_quick(unsigned n, bool quick) {
-    struct sp_clock *clock = &threads[n]->clock;
-    clock->ticks_base = clock->multiplier = 0;
-    clock->ticks_max = quick ? UINT64_MAX : 0;
-    clock->base = (struct sp_moment){wall, cpu[n]};
-}
-
 static void advance(uint64_t nanos, unsigned runs, uint64_t used, uint64_t booked,
                     unsigned quick) {
     wall += nanos;
@@ -57,7 +49,7 @@ static void advance(uint64_t nanos, unsigned runs, uint64_t used, uint64_t booke
     system_time[runs] += booked;
     spt_clock_set(runs + 1, cpu[runs], system_time[runs]);
     for (unsigned n = 0; n < MODEL_THREADS; n++)
-        if (threads[n] != NULL) set_quick(n, quick >> n & 1);
+        if (threads[n] != NULL) spt_clock_set_quick(threads[n], quick >> n & 1);
     if (quick != 0) check_no_system();
     model_advance(&model, &model.threads[runs], nanos, used, booked);
 }
@@ -516,7 +508,6 @@ static void end_program(void) {
     for (unsigned n = 0; n < context_count; n++) spt_context_free(contexts[n]);
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     const struct sp_text none = {"", 0}, key = {"key", 3};
@@ -534,7 +525,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, data + size};
     begin_program();

@@ -32,6 +32,10 @@ static inline uint64_t input_number(struct input *input, unsigned bytes) {
     return number;
 }
 
+/* What a fuzzer consists of, for libFuzzer. */
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 /* Both are what was expected and what was found, as numbers. */
 #define CHECK_EQUAL(expected, found)                                           \
     do {                                                                       \
