@@ -55,10 +55,12 @@ static void end_native(void) {
     sp_native_end(thread, native);
 }
 
-/* As the allocation hooks do it, around a call that takes nothing. */
+/* As the allocation hooks do it, around a call that takes nothing, but may look at all
+ * that the hook has written. Registers that a call would save are not counted. */
 static void make_block(void) {
     if (SP_LIKELY(sp_charge_passes(SIZE))) return;
     struct sp_making making = sp_charge_make();
+    __asm__ volatile("" ::: "memory");
     sp_charge_made(&making, BLOCK, SIZE);
 }
 static void free_block(void) {
