@@ -422,6 +422,11 @@ def test_hazard_5_threads_without_a_state_count_frees(core: Core) -> None:
 
 def test_faults_no_address_space_for_the_map(core: Core) -> None:
     """The blocks are counted, and not followed."""
+    core.start_heap()  # so that there is a table of large blocks, as after other tests
+    first = core.thread()
+    with first.span("a"):
+        first.make(BASE, 1 << 30)
+    core.stop()
     before = core.stat("heap_untracked")
     refused = core.stat("heap_map_refused")
     core.lib.sp_shadow_refuse(True)
